@@ -1,0 +1,44 @@
+# Everything is run from .venv, which `make setup` makes; `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format demo bench lock clean distclean
+
+BIN := .venv/bin
+# Arguments for pytest: make test T="tests/unit -k digest"
+T ?=
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with all dependencies; seconds when nothing changed
+	@scripts/setup.sh
+
+test: lint ## Check style and types, then run all tests; T="…" is passed to pytest
+	$(BIN)/python -m pytest $(T)
+
+lint: setup ## Check style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy scripts
+
+format: setup ## Format the code and apply safe corrections
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demo: setup ## Run the whole system once, from set-up to removal, with every command shown
+	@$(BIN)/python scripts/demo.py
+
+bench: setup ## Measure the figures of docs/benchmarks.md anew
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-bench.lock
+	$(BIN)/python -m benchmarks
+
+lock: ## Choose the newest dependencies and write the lock files
+	scripts/lock.sh
+
+clean: ## End what a broken-off demo left and remove what was made, except .venv
+	@if [ -e .demo ]; then $(BIN)/keep-manager down --home .demo; fi
+	rm -rf .demo build dist .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	rm -rf .venv

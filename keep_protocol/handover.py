@@ -1,0 +1,66 @@
+"""What a manager hands to a keep's unit process, and what that process publishes about itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+MAX_MESSAGE = 4096
+"""Bytes of one message on the hand-over socket; the configuration itself travels in a memfd."""
+
+MAX_KEEP_FILE = 64 * 1024
+"""Bytes of a `keep.json` that a manager is willing to read."""
+
+LISTEN_FD = "listen"
+CONFIGURATION_FD = "configuration"
+"""Names under which systemd's descriptor store keeps the two descriptors over restarts."""
+
+
+class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """First message on the hand-over socket, from the keep."""
+
+    version: int
+    instance: str
+    invocation: str
+
+
+class Handover(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The answer: comes with two descriptors, the listening socket and a memfd with a `Configuration`."""
+
+    version: int
+    result: Literal["ok", "refused"]
+    reason: str = ""
+
+
+class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that a keep is told by its host."""
+
+    id: str
+    deployment: str
+    spec: str
+    """The canonical bytes of the spec, as text."""
+    domain: str
+    """The keep's certificate names `<id>.keep.<domain>`."""
+    names: tuple[str, ...]
+    """Further DNS names and addresses for its certificate."""
+
+
+class SandboxFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One property of its sandbox that a keep tried out when it started."""
+
+    name: str
+    holds: bool
+    detail: str = ""
+
+
+class KeepFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`keep.json`: the keep's own word, believed for the certificate and the sandbox facts only."""
+
+    version: int
+    certificate: str
+    """PEM."""
+    invocation: str
+    sandbox: tuple[SandboxFact, ...]

@@ -1,0 +1,138 @@
+"""What goes over the wire between a client and a keep."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from keep_protocol.states import Backend, ExitReason, FileArea, KeepRole, RunState, WorkloadState
+
+WASM_MEDIA_TYPE = "application/wasm"
+
+_Argument: TypeAlias = Annotated[str, msgspec.Meta(max_length=128 * 1024, pattern="^[^\\x00]*$")]
+_EnvironmentName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern="^[^=\\x00]+$")]
+
+
+class WorkloadInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a keep has loaded. `digest` is the SHA-256 of the upload in hex, `size` its bytes."""
+
+    state: WorkloadState
+    digest: str | None = None
+    size: int | None = None
+    loaded_at: str | None = None
+
+
+class KeepStatus(msgspec.Struct, frozen=True):
+    """The keep about itself. Times are RFC 3339 in UTC."""
+
+    id: str
+    version: str
+    backend: Backend
+    spec_digest: str
+    invocation: str
+    started_at: str
+    workload: WorkloadInfo
+    runs_active: int
+    runs_queued: int
+    files_used: int
+    you: tuple[KeepRole, ...]
+    """The roles of whoever asks."""
+
+
+class Stdin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Standard input given with the run itself."""
+
+    base64: str
+
+
+class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A folder of the keep that a run sees at `guest`: `area`, or `path` below it."""
+
+    guest: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern="^[^\\x00]+$")]
+    area: FileArea
+    path: Annotated[str, msgspec.Meta(max_length=4096, pattern="^[^\\x00]*$")] = ""
+    writable: bool = False
+
+
+DEFAULT_MOUNTS = (
+    Mount(guest="/input", area=FileArea.INPUT),
+    Mount(guest="/output", area=FileArea.OUTPUT, writable=True),
+    Mount(guest="/data", area=FileArea.DATA, writable=True),
+)
+
+
+class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One execution. Limits left out are those of the spec; larger ones are refused.
+
+    `args` are the guest's arguments after its name; `program` is argv[0].
+    """
+
+    args: Annotated[tuple[_Argument, ...], msgspec.Meta(max_length=4096)] = ()
+    program: _Argument = "main.wasm"
+    env: Annotated[dict[_EnvironmentName, _Argument], msgspec.Meta(max_length=4096)] = {}
+    stdin: Literal["none", "stream"] | Stdin = "none"
+    mounts: Annotated[tuple[Mount, ...], msgspec.Meta(max_length=64)] = DEFAULT_MOUNTS
+    memory: Annotated[int, msgspec.Meta(ge=65536, le=2**53 - 1)] | None = None
+    """Bytes of each linear memory of the guest."""
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=10 * 365 * 86400)] | None = None
+    """Seconds of wall-clock time."""
+    output_limit: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] | None = None
+    """Bytes of standard output and standard error together."""
+
+
+class RunExit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a run ended. `code` is the guest's exit status with reason `code`, the trap's name in `trap`."""
+
+    reason: ExitReason
+    code: int | None = None
+    trap: str | None = None
+    message: str | None = None
+    backtrace: tuple[str, ...] = ()
+
+
+class Run(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run's record. `stdout` and `stderr` count the bytes that can be fetched."""
+
+    id: str
+    state: RunState
+    created_at: str
+    workload: str
+    """Digest of the workload that it runs."""
+    exit: RunExit | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    stdout: int = 0
+    stderr: int = 0
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """The runs that a keep remembers, oldest first."""
+
+    runs: tuple[Run, ...]
+
+
+class FileKind(msgspec.Struct, frozen=True):
+    """One entry of a folder. `kind` is `file`, `folder`, `link` or `other`; `size` is of files only."""
+
+    name: str
+    kind: Literal["file", "folder", "link", "other"]
+    size: int
+    modified_at: str
+
+
+class FileList(msgspec.Struct, frozen=True):
+    """What a folder of a keep holds, sorted by name."""
+
+    area: FileArea
+    path: str
+    entries: tuple[FileKind, ...]
+
+
+class FileStored(msgspec.Struct, frozen=True):
+    """An acknowledged upload: it is on disk. `digest` is SHA-256 in hex."""
+
+    area: FileArea
+    path: str
+    size: int
+    digest: str

@@ -1,0 +1,37 @@
+"""The shapes of ids and names, so that neither can be taken for the other or for a path."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+KEEP_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
+DEPLOYMENT_ID = re.compile(r"[0-9a-f]{8}", re.ASCII)
+KEEP_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII)
+
+NAME_RULE = "1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first and last, no '..', not 16 hex digits"
+
+
+def new_keep_id() -> str:
+    """A random keep id: 16 hex digits."""
+    return secrets.token_hex(8)
+
+
+def new_deployment_id() -> str:
+    """A random deployment id: 8 hex digits."""
+    return secrets.token_hex(4)
+
+
+def is_keep_id(text: str) -> bool:
+    """Whether `text` has the shape of a keep id."""
+    return KEEP_ID.fullmatch(text) is not None
+
+
+def is_keep_name(text: str) -> bool:
+    """Whether `text` may name a keep: see `NAME_RULE`."""
+    return KEEP_NAME.fullmatch(text) is not None and ".." not in text and not is_keep_id(text)
+
+
+def instance_name(deployment: str, keep_id: str) -> str:
+    """What stands behind the `@` of a keep's unit."""
+    return f"{deployment}-{keep_id}"

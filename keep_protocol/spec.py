@@ -1,0 +1,106 @@
+"""The immutable description that a keep is started from, and its canonical bytes (RFC 8785)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from keep_protocol.states import Backend, CrlPolicy, KeepRole
+
+MiB = 1024 * 1024
+
+MAX_SPEC_SIZE = 256 * 1024
+"""Bytes of a canonical spec; a few dozen principals with their certificates fit."""
+
+_Der: TypeAlias = Annotated[str, msgspec.Meta(min_length=4, max_length=16 * 1024, pattern="^[A-Za-z0-9+/]+={0,2}$")]
+_Roles: TypeAlias = Annotated[tuple[KeepRole, ...], msgspec.Meta(min_length=1, max_length=5)]
+
+
+class Principal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Somebody a keep lets in: exactly one certificate, or one SPIFFE id under one CA.
+
+    Either `certificate` alone, or `ca`, `spiffe_id` and `crl` together. Certificates are DER in base64.
+    """
+
+    roles: _Roles
+    certificate: _Der | None = None
+    ca: _Der | None = None
+    spiffe_id: Annotated[str, msgspec.Meta(max_length=2048, pattern="^spiffe://[^/?#@:]+/[^?#]+$")] | None = None
+    crl: CrlPolicy | None = None
+
+    def __post_init__(self) -> None:
+        pinned = self.certificate is not None
+        named = (self.ca is not None, self.spiffe_id is not None, self.crl is not None)
+        if pinned == any(named) or (any(named) and not all(named)):
+            raise ValueError("a principal has either `certificate`, or all of `ca`, `spiffe_id` and `crl`")
+        if len(set(self.roles)) != len(self.roles):
+            raise ValueError("`roles` names a role twice")
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a keep may use. Sizes in bytes, times in seconds, `cpu` in percent of one processor."""
+
+    memory: Annotated[int, msgspec.Meta(ge=64 * MiB, le=2**53 - 1)]
+    """All processes of the keep together."""
+    cpu: Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+    tasks: Annotated[int, msgspec.Meta(ge=16, le=1_000_000)]
+    """Processes and threads."""
+    workload: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+    """Size of an uploaded `.wasm`."""
+    files: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+    """All of `input`, `output` and `data` together."""
+    output: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+    """Standard output and standard error of one run, together."""
+    run_time: Annotated[int, msgspec.Meta(ge=1, le=10 * 365 * 86400)]
+    """Wall-clock time of one run."""
+    runs: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    """Runs at the same time; further ones are queued."""
+
+
+DEFAULT_LIMITS = Limits(
+    memory=512 * MiB,
+    cpu=100,
+    tasks=128,
+    workload=256 * MiB,
+    files=1024 * MiB,
+    output=64 * MiB,
+    run_time=3600,
+    runs=4,
+)
+
+
+class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A keep as its owner wants it. Every field is written out, so the digest covers every default."""
+
+    version: Annotated[int, msgspec.Meta(ge=1, le=1)]
+    nonce: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    """16 random bytes, so that two keeps never share a digest."""
+    backend: Backend
+    principals: Annotated[tuple[Principal, ...], msgspec.Meta(min_length=1, max_length=64)]
+    limits: Limits
+    restart_runs: bool
+    """Start runs that a restart of the keep interrupted again, instead of reporting them `lost`."""
+
+    def __post_init__(self) -> None:
+        if not any(KeepRole.OWNER in principal.roles for principal in self.principals):
+            raise ValueError("`principals` names no `owner`")
+
+
+def canonical(spec: KeepSpec) -> bytes:
+    """The spec as RFC 8785 JSON.
+
+    All keys are ASCII, all numbers are integers below 2^53, so sorting keys is all that is left to do.
+    """
+    return msgspec.json.encode(spec, order="sorted")
+
+
+def decode_spec(raw: bytes) -> KeepSpec:
+    """The spec in `raw`, strictly. Raises `msgspec.ValidationError` or `msgspec.DecodeError`."""
+    return msgspec.json.decode(raw, type=KeepSpec)
+
+
+def spec_digest(raw: bytes) -> str:
+    """SHA-256 of canonical bytes, in hex: what evidence and records are bound to."""
+    return hashlib.sha256(raw).hexdigest()

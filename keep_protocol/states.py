@@ -1,0 +1,92 @@
+"""The closed sets: states, reasons, roles."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class KeepState(StrEnum):
+    """What a keep is doing, as its manager sees it."""
+
+    CREATING = "creating"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    REMOVING = "removing"
+
+
+class Desired(StrEnum):
+    """What a keep is meant to be; the manager works towards it after every start."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    REMOVED = "removed"
+
+
+class WorkloadState(StrEnum):
+    """What a keep has been given to run."""
+
+    EMPTY = "empty"
+    COMPILING = "compiling"
+    LOADED = "loaded"
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class ExitReason(StrEnum):
+    """Why a run is over."""
+
+    CODE = "code"
+    TRAP = "trap"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    OUTPUT_LIMIT = "output-limit"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+
+class KeepRole(StrEnum):
+    """What a principal may do inside one keep; named in its spec."""
+
+    OWNER = "owner"
+    DATA_PROVIDER = "data-provider"
+    RESULT_CONSUMER = "result-consumer"
+    CALLER = "caller"
+    AUDITOR = "auditor"
+
+
+class ManagerRole(StrEnum):
+    """What an identity may do at the manager; named in the host's roles table."""
+
+    OPERATOR = "operator"
+    TENANT = "tenant"
+    AUDITOR = "auditor"
+
+
+class FileArea(StrEnum):
+    """The three folders of a keep: `input` is read-only for guests, `data` outlives workloads."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    DATA = "data"
+
+
+class Backend(StrEnum):
+    """What isolates a keep."""
+
+    PROCESS = "process"
+
+
+class CrlPolicy(StrEnum):
+    """Whether a certificate of a CA is accepted only together with a current revocation list."""
+
+    REQUIRED = "required"
+    NONE = "none"
