@@ -1,0 +1,122 @@
+"""The server's side of a compilation: a child of the runner, its limits, and what its end means."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from app_loader.runner import Runner
+from app_loader.runner_messages import Compile, CompileReport, Ended
+from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.spec import MiB
+
+_MAX_REPORT = 64 * 1024
+_counter = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class CompileLimits:
+    """What one compilation may use; it is hostile input to a large program."""
+
+    cpu_seconds: int = 120
+    address_space: int = 2048 * MiB
+    wall_seconds: float = 900.0
+
+
+DEFAULT_COMPILE_LIMITS = CompileLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """SHA-256, in hex, of the module that was read and of the compiled one that was written."""
+
+    source: str
+    digest: str
+
+
+async def compile_file(runner: Runner, source: Path, target: Path, limits: CompileLimits) -> Compiled:
+    """Compile `source` into the new file `target`; both are on disk afterwards.
+
+    Raises `RefusalError` (`compile-failed`, `compile-limit`, `workload-invalid`) and `RunnerDiedError`.
+    """
+    loop = asyncio.get_running_loop()
+    process = f"compilation-{next(_counter)}"
+    gone: asyncio.Future[Ended] = loop.create_future()
+    order = Compile(process, limits.cpu_seconds, limits.address_space)
+    reader, descriptors = _open(source, target)
+    try:
+        runner.spawn(order, descriptors, gone.set_result)
+        try:
+            async with asyncio.timeout(limits.wall_seconds):
+                event = await asyncio.shield(gone)
+        except TimeoutError:
+            raise _limit_refusal(f"{limits.wall_seconds:g} s") from None
+        finally:
+            if not gone.done():
+                runner.kill(process)
+        return _result(_read_report(reader), event, limits)
+    finally:
+        os.close(reader)
+
+
+def _open(source: Path, target: Path) -> tuple[int, tuple[int, ...]]:
+    """Our end of the report's pipe, which does not block, and what the compiler gets."""
+    with contextlib.ExitStack() as opened:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        opened.callback(os.close, reader)
+        opened.callback(os.close, writer)
+        os.set_blocking(reader, False)
+        module = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, module)
+        compiled = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        opened.pop_all()
+    return reader, (module, compiled, writer)
+
+
+def _read_report(reader: int) -> CompileReport | None:
+    try:
+        return msgspec.json.decode(os.read(reader, _MAX_REPORT), type=CompileReport)
+    except (BlockingIOError, msgspec.DecodeError):
+        return None
+
+
+def _result(report: CompileReport | None, event: Ended, limits: CompileLimits) -> Compiled:
+    if report is None:
+        raise _limit_refusal(_exhausted(event, limits))
+    if report.exhausted is not None:
+        raise _limit_refusal(report.exhausted)
+    if report.error is not None:
+        raise RefusalError(ErrorCode.COMPILE_FAILED, report.error)
+    if report.invalid is not None:
+        raise RefusalError(ErrorCode.WORKLOAD_INVALID, report.invalid)
+    return Compiled(report.source, report.digest)
+
+
+def _exhausted(event: Ended, limits: CompileLimits) -> str:
+    """What a compiler that died without a word ran out of; wasmtime aborts when an allocation fails."""
+    if event.error is not None:
+        return event.error
+    match event.signal:
+        case signal.SIGXCPU | signal.SIGKILL:
+            return f"{limits.cpu_seconds} s of processor time, or the memory of the keep"
+        case signal.SIGABRT | signal.SIGSEGV | signal.SIGBUS:
+            return f"{limits.address_space // MiB} MiB of memory"
+        case None:
+            return f"an unknown limit (the compiler ended with {event.code})"
+        case number:
+            return f"an unknown limit (the compiler was ended by signal {number})"
+
+
+def _limit_refusal(limit: str) -> RefusalError:
+    return RefusalError(
+        ErrorCode.COMPILE_LIMIT,
+        f"compiling the module exceeded a limit: {limit}",
+        remedy="split very large functions; a usual program of 25 MB compiles in seconds",
+    )

@@ -1,0 +1,256 @@
+"""What a keep's guests may use of WebAssembly and WASI: one engine, its modules, and how a module is linked."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from ctypes import byref, c_char_p, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app_loader.errors import EngineError
+from app_loader.wasmtime_binding import (
+    EXTERNTYPE_FUNCTION,
+    EXTERNTYPE_MEMORY,
+    VALTYPE_I32,
+    ByteVector,
+    Extern,
+    HostFunction,
+    PointerVector,
+    check,
+    library,
+    peek_bytes,
+    take_bytes,
+)
+
+WASI = "wasi_snapshot_preview1"
+
+# What a WASI preview-1 command does not need and what would only widen the surface for hostile code. Without
+# multi_memory the limit of one memory is the limit of all.
+_FEATURES_OFF = (
+    "wasm_threads",
+    "shared_memory",
+    "wasm_memory64",
+    "wasm_multi_memory",
+    "wasm_gc",
+    "wasm_function_references",
+    "wasm_wide_arithmetic",
+    "wasm_relaxed_simd",
+    "wasm_stack_switching",
+    "wasm_custom_page_sizes",
+    "wasm_component_model",
+)
+
+
+class Engine:
+    """Wasmtime's engine with a keep's features. Compiling and running need equal ones."""
+
+    def __init__(self) -> None:
+        wasmtime = library()
+        configuration = wasmtime.wasm_config_new()
+        for feature in _FEATURES_OFF:
+            getattr(wasmtime, f"wasmtime_config_{feature}_set")(configuration, False)
+        # A parallel compilation leaves threads behind, and a process forked from it hangs.
+        wasmtime.wasmtime_config_parallel_compilation_set(configuration, False)
+        self.pointer: int = wasmtime.wasm_engine_new_with_config(configuration)
+        if not self.pointer:
+            raise EngineError("wasmtime refused its configuration")
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """Something that a module wants from its host."""
+
+    module: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Something that a module offers. `parameters` and `results` count those of a function."""
+
+    name: str
+    kind: int
+    parameters: int = 0
+    results: int = 0
+
+
+class Module:
+    """A compiled module."""
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+
+    @classmethod
+    def compile(cls, engine: Engine, wasm: bytearray) -> Module:
+        """Compile a binary module; takes unbounded time and memory. Raises `EngineError`."""
+        pointer = c_void_p()
+        content = (ctypes.c_char * len(wasm)).from_buffer(wasm)
+        check(library().wasmtime_module_new(engine.pointer, content, len(wasm), byref(pointer)))
+        return cls(_filled(pointer))
+
+    @classmethod
+    def map(cls, engine: Engine, path: Path) -> Module:
+        """Map what `serialize` gave. Nothing checks that it is intact: compare a digest before."""
+        pointer = c_void_p()
+        check(library().wasmtime_module_deserialize_file(engine.pointer, bytes(path), byref(pointer)))
+        return cls(_filled(pointer))
+
+    def serialize(self) -> bytes:
+        """The compiled code, for this version of wasmtime and these features only."""
+        vector = ByteVector()
+        check(library().wasmtime_module_serialize(self.pointer, byref(vector)))
+        return take_bytes(vector)
+
+    def close(self) -> None:
+        """Free it; what was instantiated from it lives on."""
+        library().wasmtime_module_delete(self.pointer)
+
+    def imports(self) -> tuple[Import, ...]:
+        """In the module's order."""
+        wasmtime = library()
+        vector = PointerVector()
+        wasmtime.wasmtime_module_imports(self.pointer, byref(vector))
+        try:
+            return tuple(
+                Import(_text(wasmtime.wasm_importtype_module(item)), _text(wasmtime.wasm_importtype_name(item)))
+                for item in _items(vector)
+            )
+        finally:
+            wasmtime.wasm_importtype_vec_delete(byref(vector))
+
+    def exports(self) -> tuple[Export, ...]:
+        """In the module's order."""
+        wasmtime = library()
+        vector = PointerVector()
+        wasmtime.wasmtime_module_exports(self.pointer, byref(vector))
+        try:
+            return tuple(_export(item) for item in _items(vector))
+        finally:
+            wasmtime.wasm_exporttype_vec_delete(byref(vector))
+
+
+def _export(item: int) -> Export:
+    wasmtime = library()
+    name = _text(wasmtime.wasm_exporttype_name(item))
+    externtype = wasmtime.wasm_exporttype_type(item)
+    kind = int(wasmtime.wasm_externtype_kind(externtype))
+    if kind != EXTERNTYPE_FUNCTION:
+        return Export(name, kind)
+    function = wasmtime.wasm_externtype_as_functype_const(externtype)
+    return Export(
+        name,
+        kind,
+        wasmtime.wasm_functype_params(function).contents.size,
+        wasmtime.wasm_functype_results(function).contents.size,
+    )
+
+
+def entry_point(exports: tuple[Export, ...]) -> Export | None:
+    """The function that a run calls: the export with the empty name, else `_start`, as wasmtime has it."""
+    for name in ("", "_start"):
+        for export in exports:
+            callable_ = export.kind == EXTERNTYPE_FUNCTION and export.parameters == 0 and export.results <= 1
+            if export.name == name and callable_:
+                return export
+    return None
+
+
+class ExitCode:
+    """Where `proc_exit` leaves the guest's exit code. A process runs one guest, so one is enough."""
+
+    value: int | None = None
+
+
+class Linker:
+    """WASI preview 1, with a `proc_exit` of our own.
+
+    Wasmtime's refuses codes above 125 ("exit with invalid exit status outside of [0..126)").
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        wasmtime = library()
+        self._engine = engine
+        self.exit = ExitCode()
+        self.pointer: int = wasmtime.wasmtime_linker_new(engine.pointer)
+        check(wasmtime.wasmtime_linker_define_wasi(self.pointer))
+        wasmtime.wasmtime_linker_allow_shadowing(self.pointer, True)
+        self._proc_exit = HostFunction(self._leave)  # ctypes callbacks live as long as they are referenced
+        i32 = (c_void_p * 1)(wasmtime.wasm_valtype_new(VALTYPE_I32))
+        parameters, results = PointerVector(), PointerVector()
+        wasmtime.wasm_valtype_vec_new(byref(parameters), 1, i32)
+        signature = wasmtime.wasm_functype_new(byref(parameters), byref(results))
+        module, name = WASI.encode(), b"proc_exit"
+        check(
+            wasmtime.wasmtime_linker_define_func(
+                self.pointer, module, len(module), name, len(name), signature, self._proc_exit, None, None
+            )
+        )
+        wasmtime.wasm_functype_delete(signature)
+
+    def _leave(self, _env: Any, _caller: Any, arguments: Any, _count: Any, _results: Any, _size: Any) -> int:
+        self.exit.value = arguments[0].i32
+        message = b"proc_exit"
+        return int(library().wasmtime_trap_new(message, len(message)))
+
+    def missing(self, module: Module) -> tuple[Import, ...]:
+        """All imports that nothing here satisfies by name."""
+        wasmtime = library()
+        store = wasmtime.wasmtime_store_new(self._engine.pointer, None, None)
+        context = wasmtime.wasmtime_store_context(store)
+        found = Extern()
+
+        def known(wanted: Import) -> bool:
+            space, name = wanted.module.encode(), wanted.name.encode()
+            return bool(
+                wasmtime.wasmtime_linker_get(self.pointer, context, space, len(space), name, len(name), byref(found))
+            )
+
+        try:
+            return tuple(wanted for wanted in module.imports() if not known(wanted))
+        finally:
+            wasmtime.wasmtime_store_delete(store)
+
+    def link(self, module: Module) -> int:
+        """The module with its imports resolved, a `wasmtime_instance_pre_t`. Raises `EngineError`."""
+        pointer = c_void_p()
+        check(library().wasmtime_linker_instantiate_pre(self.pointer, module.pointer, byref(pointer)))
+        return _filled(pointer)
+
+
+class Command:
+    """A linked module that is ready to run: what the runner keeps and its children instantiate."""
+
+    def __init__(self, linker: Linker, module: Module) -> None:
+        exports = module.exports()
+        entry = entry_point(exports)
+        if entry is None:
+            raise EngineError("the module exports no function `_start` without parameters")
+        self.entry = entry
+        self.memories = tuple(export.name for export in exports if export.kind == EXTERNTYPE_MEMORY)
+        self.instance_pre = linker.link(module)
+
+    def close(self) -> None:
+        """Free it."""
+        library().wasmtime_instance_pre_delete(self.instance_pre)
+
+
+def _filled(pointer: c_void_p) -> int:
+    if pointer.value is None:
+        raise EngineError("wasmtime returned neither a result nor an error")
+    return pointer.value
+
+
+def _items(vector: PointerVector) -> Iterator[int]:
+    for index in range(vector.size):
+        yield vector.data[index]
+
+
+def _text(name: Any) -> str:
+    return peek_bytes(name.contents).decode(errors="replace")
+
+
+def strings(values: list[str]) -> ctypes.Array[c_char_p]:
+    """A C array of UTF-8 strings."""
+    return (c_char_p * len(values))(*(value.encode() for value in values))

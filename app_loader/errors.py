@@ -1,0 +1,43 @@
+"""What can go wrong inside a keep, apart from refusals of requests (`keep_protocol.errors.RefusalError`)."""
+
+from __future__ import annotations
+
+
+class AppLoaderError(Exception):
+    """Base of all errors that end or keep from starting an app-loader."""
+
+
+class LibcryptoError(AppLoaderError):
+    """OpenSSL's libcrypto is missing, lacks a function, or refuses what it was given."""
+
+
+class IdentityError(AppLoaderError):
+    """The keep's own certificate cannot be made from its configuration."""
+
+
+class PrincipalError(AppLoaderError):
+    """A principal of the spec carries a certificate that is none or may not do what it is named for."""
+
+
+class RevocationError(AppLoaderError):
+    """The host's file of revocation lists is missing, too large or malformed."""
+
+
+class RouteTableError(AppLoaderError):
+    """The route table contradicts itself."""
+
+
+class ConfinementError(AppLoaderError):
+    """The kernel refused a restriction without which no guest may run."""
+
+
+class EngineError(AppLoaderError):
+    """Wasmtime refused something; the message is its own."""
+
+
+class RunnerDiedError(AppLoaderError):
+    """The runner process is gone, so nothing can be started any more."""
+
+
+class ModuleLoadError(AppLoaderError):
+    """The runner could not map a compiled module: damaged, or of another version of wasmtime."""

@@ -1,0 +1,209 @@
+"""What each route does: from a request to the keep's parts, and back to a response."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from http import HTTPStatus
+from typing import Final, Literal
+
+from app_loader.keep import Keep
+from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, json_response
+from keep_protocol import __version__
+from keep_protocol.digests import DigestHeaderError, parse_content_digest
+from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.keep_api import WASM_MEDIA_TYPE, KeepStatus, RunList, RunRequest
+from keep_protocol.states import FileArea, KeepRole, RunState
+
+MAX_WAIT: Final = 3600
+"""Seconds of `Prefer: wait=N` (RFC 7240) that are granted; longer ones are cut to it."""
+
+_WAIT: Final = re.compile(r"\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:;.*)?", re.ASCII | re.IGNORECASE)
+_OFFSET: Final = re.compile(r"\d{1,16}", re.ASCII)
+
+
+async def status(keep: Keep, request: Request) -> Response:
+    """The keep about itself and about who asks."""
+    request.query()
+    return json_response(
+        KeepStatus(
+            id=keep.id,
+            version=__version__,
+            backend=keep.spec.backend,
+            spec_digest=keep.spec_digest,
+            invocation=keep.invocation,
+            started_at=keep.started_at,
+            workload=keep.workload.info,
+            runs_active=keep.runs.active,
+            runs_queued=keep.runs.queued,
+            files_used=await keep.files.used(),
+            you=tuple(role for role in KeepRole if role in request.roles),
+        )
+    )
+
+
+async def openapi(keep: Keep, request: Request) -> Response:
+    """The description of this API."""
+    # What makes schemas is imported only where somebody asks for them.
+    from app_loader.openapi import document
+
+    request.query()
+    return Response(HTTPStatus.OK, document(), media_type=JSON_MEDIA_TYPE)
+
+
+async def get_workload(keep: Keep, request: Request) -> Response:
+    """What is loaded."""
+    request.query()
+    return json_response(keep.workload.info)
+
+
+async def put_workload(keep: Keep, request: Request) -> Response:
+    """Load another workload in place of the one there is."""
+    request.query()
+    request.require_media_type(WASM_MEDIA_TYPE)
+    info = await keep.workload.replace(
+        aiter(request.body), expected_digest=_expected_digest(request), size=request.body.size
+    )
+    return json_response(info)
+
+
+async def delete_workload(keep: Keep, request: Request) -> Response:
+    """Forget the workload."""
+    request.query()
+    await keep.workload.remove()
+    return _no_content()
+
+
+async def start_run(keep: Keep, request: Request) -> Response:
+    """Start a run, and wait for its end as long as the client prefers."""
+    request.query()
+    wait = _preferred_wait(request)
+    wanted = await request.json(RunRequest)
+    # A client that goes away now leaves a run that has been started as a whole.
+    run = await asyncio.shield(keep.runs.start(wanted))
+    if wait:
+        run = await keep.runs.wait(run.id, wait)
+    status = HTTPStatus.OK if run.state is RunState.EXITED else HTTPStatus.ACCEPTED
+    return json_response(run, status, {"location": f"/v1/runs/{run.id}"})
+
+
+async def list_runs(keep: Keep, request: Request) -> Response:
+    """All runs that the keep remembers."""
+    request.query()
+    return json_response(RunList(runs=keep.runs.list()))
+
+
+async def get_run(keep: Keep, request: Request) -> Response:
+    """One run's record, at its end if the client prefers to wait for that."""
+    request.query()
+    run = keep.runs.get(request.parameters["run"])
+    if wait := _preferred_wait(request):
+        run = await keep.runs.wait(run.id, wait)
+    return json_response(run)
+
+
+async def get_stdout(keep: Keep, request: Request) -> Response:
+    """What a run wrote to standard output."""
+    return _output(keep, request, "stdout")
+
+
+async def get_stderr(keep: Keep, request: Request) -> Response:
+    """What a run wrote to standard error."""
+    return _output(keep, request, "stderr")
+
+
+async def put_stdin(keep: Keep, request: Request) -> Response:
+    """Feed a run that was started with `stdin: "stream"`."""
+    request.query()
+    # People type slowly, and programs wait for events.
+    request.body.patience = None
+    await keep.runs.feed(request.parameters["run"], aiter(request.body))
+    return _no_content()
+
+
+async def stop_run(keep: Keep, request: Request) -> Response:
+    """Kill a run."""
+    request.query()
+    return json_response(await keep.runs.stop(request.parameters["run"]))
+
+
+async def put_file(keep: Keep, request: Request) -> Response:
+    """Store a file, or make a folder when the path ends with `/`."""
+    request.query()
+    area, path = _place(request)
+    if not path or path.endswith("/"):
+        if await request.read(0):
+            raise RefusalError(ErrorCode.BAD_REQUEST, "a folder is made without a body")
+        folder, created = await keep.files.make_folder(area, path)
+        return json_response(folder, HTTPStatus.CREATED if created else HTTPStatus.OK)
+    stored, created = await keep.files.put(
+        area, path, request.body, size=request.body.size, digest=_expected_digest(request)
+    )
+    return json_response(stored, HTTPStatus.CREATED if created else HTTPStatus.OK)
+
+
+async def get_file(keep: Keep, request: Request) -> Response:
+    """Fetch a file, or list a folder."""
+    request.query()
+    area, path = _place(request)
+    if keep.files.is_folder(area, path):
+        return json_response(await keep.files.list(area, path))
+    content = keep.files.open(area, path)
+    return Response(HTTPStatus.OK, content, media_type=BYTES_MEDIA_TYPE, size=content.size)
+
+
+async def delete_file(keep: Keep, request: Request) -> Response:
+    """Remove a file, or a folder with all that is in it."""
+    request.query()
+    area, path = _place(request)
+    await keep.files.delete(area, path)
+    return _no_content()
+
+
+def _place(request: Request) -> tuple[FileArea, str]:
+    return FileArea(request.parameters["area"]), request.parameters["path"]
+
+
+def _no_content() -> Response:
+    return Response(HTTPStatus.NO_CONTENT)
+
+
+def _expected_digest(request: Request) -> bytes | None:
+    header = request.headers.get("content-digest")
+    if header is None:
+        return None
+    try:
+        return parse_content_digest(header)
+    except DigestHeaderError as error:
+        raise RefusalError(ErrorCode.DIGEST_INVALID, str(error), field="Content-Digest") from None
+
+
+def _preferred_wait(request: Request) -> int:
+    """Seconds of `Prefer: wait=N`; preferences that are unknown or malformed are ignored, as RFC 7240 asks."""
+    for preference in request.headers.get("prefer", "").split(","):
+        if match := _WAIT.fullmatch(preference):
+            return min(int(match[1]), MAX_WAIT)
+    return 0
+
+
+def _output(keep: Keep, request: Request, stream: Literal["stdout", "stderr"]) -> Response:
+    query = request.query("offset", "follow")
+    offset = query.get("offset", "0")
+    if not _OFFSET.fullmatch(offset):
+        raise RefusalError(ErrorCode.FIELD_INVALID, "`offset` is a number of bytes", field="offset")
+    follow = query.get("follow", "0")
+    if follow not in {"0", "1"}:
+        raise RefusalError(ErrorCode.FIELD_INVALID, "`follow` is 0 or 1", field="follow")
+    chunks = keep.runs.output(request.parameters["run"], stream, offset=int(offset), follow=follow == "1")
+    return Response(
+        HTTPStatus.OK,
+        _generated(chunks),
+        media_type=BYTES_MEDIA_TYPE,
+        headers={"wasmkeep-offset": str(int(offset))},
+    )
+
+
+async def _generated(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async for chunk in chunks:
+        yield chunk

@@ -1,0 +1,155 @@
+"""A keep's server process, from its configuration to its end; `keep_loader` calls `run`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+from app_loader.dispatch import Dispatcher
+from app_loader.errors import AppLoaderError, RunnerDiedError
+from app_loader.files import Files
+from app_loader.identity import Identity
+from app_loader.keep import Keep
+from app_loader.principals import Principals
+from app_loader.revocation import CRL_FILE, Revocations
+from app_loader.runner import Runner
+from app_loader.runs import Runs
+from app_loader.server import Server
+from app_loader.tls import Trust
+from app_loader.workload import Workload
+from keep_protocol.handover import Configuration
+from keep_protocol.spec import KeepSpec, decode_spec
+
+_RENEWAL_CHECK: Final = 60.0
+"""Seconds; a clock that jumps is noticed as late as this."""
+
+_GRACE: Final = 2.0
+"""Seconds that responses get to end after SIGTERM, and once more when all runs are killed."""
+
+_logger = logging.getLogger(__name__)
+
+
+def run(
+    *,
+    configuration: Configuration,
+    listener: socket.socket,
+    state: Path,
+    host: Path,
+    invocation: str,
+    publish: Callable[[str], None],
+    heartbeat: Callable[[], None],
+    heartbeat_interval: float | None,
+) -> int:
+    """Serve the keep until SIGTERM; the process's exit status.
+
+    `host` is the folder with the host's revocation lists. `publish` gets the certificate (PEM) when the
+    keep can be reached, and every renewed one. `heartbeat` is called every `heartbeat_interval` seconds.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    spec = decode_spec(configuration.spec.encode())
+    files = Files(state / "files", spec.limits.files)
+    files.prepare()
+    # Before there is a key: what forks now, and all runs after it, never have it in memory.
+    runner = Runner.fork(state)
+    identity = Identity(configuration.id, configuration.domain, configuration.names)
+    principals = Principals(spec.principals, Revocations(host / CRL_FILE))
+    service = _Service(configuration, spec, state, invocation, files, runner, identity, principals)
+    return asyncio.run(service.run(listener, publish, heartbeat, heartbeat_interval))
+
+
+class _Service:
+    """The parts of a keep that live in one event loop."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        spec: KeepSpec,
+        state: Path,
+        invocation: str,
+        files: Files,
+        runner: Runner,
+        identity: Identity,
+        principals: Principals,
+    ) -> None:
+        self._runner = runner
+        self._identity = identity
+        self._workload = Workload(state, runner, spec.limits)
+        self._runs = Runs(state, runner, self._workload, spec)
+        keep = Keep(configuration, spec, invocation=invocation, files=files, workload=self._workload, runs=self._runs)
+        self._server = Server(Dispatcher(keep), Trust(identity, principals), principals)
+
+    async def run(
+        self,
+        listener: socket.socket,
+        publish: Callable[[str], None],
+        heartbeat: Callable[[], None],
+        heartbeat_interval: float | None,
+    ) -> int:
+        terminated = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+        async with AsyncExitStack() as stack:
+            await self._runner.attach()
+            stack.push_async_callback(self._runner.close)
+            self._workload.restore()
+            self._runs.restore()
+            stack.push_async_callback(self._server.close)
+            self._server.start(listener)
+            publish(self._identity.certificate)
+            tasks = [
+                asyncio.create_task(self._warm_up()),
+                asyncio.create_task(self._renew_identity(publish)),
+            ]
+            if heartbeat_interval is not None:
+                tasks.append(asyncio.create_task(_beat(heartbeat, heartbeat_interval)))
+            for task in tasks:
+                stack.push_async_callback(_cancel, task)
+            return await self._serve(terminated)
+
+    async def _serve(self, terminated: asyncio.Event) -> int:
+        ends = [asyncio.create_task(event.wait()) for event in (terminated, self._runner.died)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        if not terminated.is_set():
+            # Another runner would be forked from a process that holds the key: systemd starts us anew instead.
+            _logger.error("the runner died")
+            return 1
+        self._server.stop_accepting()
+        await self._server.drain(_GRACE)
+        await self._runs.close()
+        # Whoever followed a run has seen its end now.
+        await self._server.drain(_GRACE)
+        return 0
+
+    async def _warm_up(self) -> None:
+        try:
+            await self._workload.warm()
+            await self._runs.resume()
+        except RunnerDiedError:
+            return  # which ends the keep anyway
+        except AppLoaderError as error:
+            _logger.error("runs will fail: %s", error)
+
+    async def _renew_identity(self, publish: Callable[[str], None]) -> None:
+        while True:
+            await asyncio.sleep(_RENEWAL_CHECK)
+            if self._identity.due:
+                self._identity.renew()
+                publish(self._identity.certificate)
+
+
+async def _beat(heartbeat: Callable[[], None], interval: float) -> None:
+    while True:
+        heartbeat()
+        await asyncio.sleep(interval)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

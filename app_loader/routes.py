@@ -1,0 +1,251 @@
+"""The keep's API as one table: who may ask what, what answers it, and how it is described."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from http import HTTPStatus
+from typing import Final, Protocol, TypeAlias
+
+import msgspec
+
+from app_loader import handlers
+from app_loader.errors import RouteTableError
+from app_loader.keep import Keep
+from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, percent_decode
+from app_loader.paths import check_component
+from keep_protocol.keep_api import (
+    WASM_MEDIA_TYPE,
+    FileList,
+    FileStored,
+    KeepStatus,
+    Run,
+    RunList,
+    RunRequest,
+    WorkloadInfo,
+)
+from keep_protocol.states import FileArea, KeepRole
+
+
+class Handler(Protocol):
+    """What answers a route's requests. Raises `RefusalError`."""
+
+    __name__: str
+
+    def __call__(self, keep: Keep, request: Request, /) -> Awaitable[Response]: ...
+
+
+Content: TypeAlias = type[msgspec.Struct] | str | None
+"""A body: a JSON type, a media type, or nothing."""
+
+
+class Route:
+    """One method on one path. `{name}` in the path is one segment; `{path}` at its end is all that follows."""
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        roles: frozenset[KeepRole],
+        handler: Handler,
+        summary: str,
+        *,
+        answers: Mapping[HTTPStatus, tuple[Content, ...]],
+        body: Content = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        area: FileArea | None = None,
+    ) -> None:
+        if not roles:
+            raise RouteTableError(f"{method} {path} names no role")
+        self.method = method
+        self.path = path
+        self.roles = roles
+        self.handler = handler
+        self.summary = summary
+        self.answers = answers
+        self.body = body
+        self.query = query or {}
+        """Query parameters that the route understands, with what they mean."""
+        self.headers = headers or {}
+        """Request headers that the route understands, with what they mean."""
+        self.area = area
+        self._segments = tuple(path.encode().split(b"/")[1:])
+
+    @property
+    def name(self) -> str:
+        """What the operation is called in the API's description."""
+        name = self.handler.__name__
+        return f"{name}_{self.area.value}" if self.area is not None else name
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The variable parts of the path."""
+        return tuple(segment[1:-1].decode() for segment in self._segments if segment.startswith(b"{"))
+
+    def match(self, segments: tuple[bytes, ...]) -> dict[str, str] | None:
+        """The parameters in a path of this route, or None for another path. Raises `RefusalError`."""
+        pattern = self._segments
+        if pattern[-1] == b"{path}":
+            pattern = pattern[:-1]
+            rest = segments[len(pattern) :]
+            segments = segments[: len(pattern)]
+        elif len(segments) != len(pattern):
+            return None
+        else:
+            rest = ()
+        if len(segments) != len(pattern):
+            return None
+        found: dict[str, str] = {}
+        for wanted, given in zip(pattern, segments, strict=True):
+            if wanted.startswith(b"{"):
+                found[wanted[1:-1].decode()] = percent_decode(given)
+            elif wanted != given:
+                return None
+        if self.area is not None:
+            found["area"] = self.area.value
+            found["path"] = _relative_path(rest)
+        return found
+
+
+def _relative_path(segments: tuple[bytes, ...]) -> str:
+    names = [percent_decode(segment) for segment in segments]
+    for name in names:
+        if "/" in name:  # it was escaped, so it belongs to a name
+            check_component(name)
+    return "/".join(names)
+
+
+EVERYBODY: Final = frozenset(KeepRole)
+OWNER: Final = frozenset({KeepRole.OWNER})
+CALLERS: Final = frozenset({KeepRole.OWNER, KeepRole.CALLER})
+DATA_PROVIDERS: Final = frozenset({KeepRole.OWNER, KeepRole.DATA_PROVIDER})
+RESULT_CONSUMERS: Final = frozenset({KeepRole.OWNER, KeepRole.RESULT_CONSUMER})
+OUTPUT_READERS: Final = CALLERS | RESULT_CONSUMERS
+RUN_READERS: Final = OUTPUT_READERS | {KeepRole.AUDITOR}
+
+_OK: Final = HTTPStatus.OK
+_CREATED: Final = HTTPStatus.CREATED
+_ACCEPTED: Final = HTTPStatus.ACCEPTED
+_NOTHING: Final[Mapping[HTTPStatus, tuple[Content, ...]]] = {HTTPStatus.NO_CONTENT: ()}
+
+_DIGEST: Final = {"Content-Digest": "`sha-256=:BASE64:` (RFC 9530) of the body; compared before anything is kept"}
+_WAIT: Final = {"Prefer": "`wait=N` (RFC 7240): answer when the run has ended, after N seconds at the latest"}
+_OUTPUT: Final = {
+    "offset": "first byte wanted, from 0",
+    "follow": "1: keep the response open until the run has ended",
+}
+
+
+def _files(
+    area: FileArea, *, put: frozenset[KeepRole], get: frozenset[KeepRole], delete: frozenset[KeepRole]
+) -> tuple[Route, ...]:
+    path = f"/v1/files/{area.value}/{{path}}"
+    return (
+        Route(
+            "PUT",
+            path,
+            put,
+            handlers.put_file,
+            f"Store a file in `{area.value}`, or make a folder when the path ends with `/`",
+            area=area,
+            body=BYTES_MEDIA_TYPE,
+            headers=_DIGEST,
+            answers={_OK: (FileStored,), _CREATED: (FileStored,)},
+        ),
+        Route(
+            "GET",
+            path,
+            get,
+            handlers.get_file,
+            f"Fetch a file of `{area.value}`, or list a folder",
+            area=area,
+            answers={_OK: (FileList, BYTES_MEDIA_TYPE)},
+        ),
+        Route(
+            "DELETE",
+            path,
+            delete,
+            handlers.delete_file,
+            f"Remove a file of `{area.value}`, or a folder with all that is in it",
+            area=area,
+            answers=_NOTHING,
+        ),
+    )
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        "GET",
+        "/v1/status",
+        EVERYBODY,
+        handlers.status,
+        "The keep about itself and who asks",
+        answers={_OK: (KeepStatus,)},
+    ),
+    Route(
+        "GET", "/v1/openapi.json", EVERYBODY, handlers.openapi, "This description", answers={_OK: (JSON_MEDIA_TYPE,)}
+    ),
+    Route("GET", "/v1/workload", EVERYBODY, handlers.get_workload, "What is loaded", answers={_OK: (WorkloadInfo,)}),
+    Route(
+        "PUT",
+        "/v1/workload",
+        OWNER,
+        handlers.put_workload,
+        "Load a workload in place of the one there is",
+        body=WASM_MEDIA_TYPE,
+        headers=_DIGEST,
+        answers={_OK: (WorkloadInfo,)},
+    ),
+    Route("DELETE", "/v1/workload", OWNER, handlers.delete_workload, "Forget the workload", answers=_NOTHING),
+    Route(
+        "POST",
+        "/v1/runs",
+        CALLERS,
+        handlers.start_run,
+        "Start a run",
+        body=RunRequest,
+        headers=_WAIT,
+        answers={_OK: (Run,), _ACCEPTED: (Run,)},
+    ),
+    Route("GET", "/v1/runs", RUN_READERS, handlers.list_runs, "All runs, oldest first", answers={_OK: (RunList,)}),
+    Route(
+        "GET",
+        "/v1/runs/{run}",
+        RUN_READERS,
+        handlers.get_run,
+        "One run",
+        headers=_WAIT,
+        answers={_OK: (Run,)},
+    ),
+    Route(
+        "GET",
+        "/v1/runs/{run}/stdout",
+        OUTPUT_READERS,
+        handlers.get_stdout,
+        "What a run wrote to standard output",
+        query=_OUTPUT,
+        answers={_OK: (BYTES_MEDIA_TYPE,)},
+    ),
+    Route(
+        "GET",
+        "/v1/runs/{run}/stderr",
+        OUTPUT_READERS,
+        handlers.get_stderr,
+        "What a run wrote to standard error",
+        query=_OUTPUT,
+        answers={_OK: (BYTES_MEDIA_TYPE,)},
+    ),
+    Route(
+        "PUT",
+        "/v1/runs/{run}/stdin",
+        CALLERS,
+        handlers.put_stdin,
+        "Feed a run whose standard input is a stream; the end of the body is the end of input",
+        body=BYTES_MEDIA_TYPE,
+        answers=_NOTHING,
+    ),
+    Route("POST", "/v1/runs/{run}/stop", CALLERS, handlers.stop_run, "Kill a run", answers={_OK: (Run,)}),
+    *_files(FileArea.INPUT, put=DATA_PROVIDERS, get=DATA_PROVIDERS, delete=DATA_PROVIDERS),
+    *_files(FileArea.OUTPUT, put=OWNER, get=RESULT_CONSUMERS, delete=OWNER),
+    *_files(FileArea.DATA, put=OWNER, get=OWNER, delete=OWNER),
+)

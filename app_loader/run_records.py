@@ -1,0 +1,99 @@
+"""Run records on disk: one folder a run, with its record, its outputs and, if it may be restarted, its request.
+
+A record survives SIGKILL of anything, but not power loss: renamed into place, never synced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import time
+from pathlib import Path
+
+import msgspec
+
+from keep_protocol.keep_api import Run, RunRequest
+
+_log = logging.getLogger(__name__)
+
+_RUN_ID = re.compile(r"r[0-9a-f]{15}", re.ASCII)
+_RANDOM_BITS = 16
+
+
+class RunRecords:
+    """The folder `runs` of a keep's state."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last_id = 0
+
+    def new_id(self) -> str:
+        """`r` and 15 hex digits: milliseconds, then random ones; later ids sort behind earlier ones."""
+        number = (time.time_ns() // 1_000_000 << _RANDOM_BITS) + int.from_bytes(os.urandom(_RANDOM_BITS // 8))
+        self._last_id = max(self._last_id + 1, number)
+        return f"r{self._last_id:015x}"
+
+    def folder(self, run_id: str) -> Path:
+        """Where a run's files are."""
+        return self._folder / run_id
+
+    def create(self, run: Run, request: RunRequest | None) -> None:
+        """Make a run's folder and first record; with `request` if it may be restarted. Raises `OSError`."""
+        self.folder(run.id).mkdir(mode=0o700)
+        try:
+            if request is not None:
+                self._write(run.id, "request.json", msgspec.json.encode(request))
+            self.write(run)
+        except OSError:
+            self.remove(run.id)
+            raise
+
+    def write(self, run: Run) -> None:
+        """Replace a run's record. Raises `OSError`."""
+        self._write(run.id, "record.json", msgspec.json.encode(run))
+
+    def request(self, run_id: str) -> RunRequest | None:
+        """What a run was started with, if that was kept."""
+        try:
+            return msgspec.json.decode((self.folder(run_id) / "request.json").read_bytes(), type=RunRequest)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def drop_outputs(self, run_id: str) -> None:
+        """Forget what a run has put out, before it is run again."""
+        for stream in ("stdout", "stderr"):
+            with contextlib.suppress(FileNotFoundError):
+                (self.folder(run_id) / stream).unlink()
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run."""
+        folder = self.folder(run_id)
+        # What cannot be removed is found again by the next start.
+        with contextlib.suppress(OSError):
+            for entry in folder.iterdir():
+                entry.unlink()
+            folder.rmdir()
+
+    def load(self) -> list[Run]:
+        """All records, oldest first. What is not one is logged and left alone."""
+        runs = []
+        for entry in sorted(self._folder.iterdir()):
+            try:
+                run = msgspec.json.decode((entry / "record.json").read_bytes(), type=Run)
+            except (OSError, msgspec.MsgspecError) as error:
+                _log.warning("%s holds no record of a run and is ignored: %s", entry, error)
+                continue
+            if run.id != entry.name or not _RUN_ID.fullmatch(run.id):
+                _log.warning("%s holds the record of another run and is ignored", entry)
+                continue
+            runs.append(run)
+            self._last_id = max(self._last_id, int(run.id[1:], 16))
+        return runs
+
+    def _write(self, run_id: str, name: str, content: bytes) -> None:
+        folder = self.folder(run_id)
+        temporary = folder / f"{name}.new"
+        temporary.write_bytes(content)
+        os.replace(temporary, folder / name)

@@ -1,0 +1,156 @@
+"""What server and runner say to each other over their socketpair: msgspec JSON, one message a packet."""
+
+from __future__ import annotations
+
+import msgspec
+
+from keep_protocol.handover import SandboxFact
+from keep_protocol.states import ExitReason
+
+MAX_PACKET = 64 * 1024
+"""Bytes of a packet."""
+
+MAX_DESCRIPTORS = 128
+"""Of one packet: five of a run, and one for each of at most 64 mounts; the kernel's limit is 253."""
+
+MAX_REPORT = 32 * 1024
+"""Bytes of a child's report, so that one write into an empty pipe holds it."""
+
+
+class Warm(msgspec.Struct, frozen=True, tag="warm"):
+    """Map wasmtime and make the engine."""
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Map the compiled module at `path`, if its SHA-256 in hex is `digest`, and keep it as `module`."""
+
+    module: str
+    path: str
+    digest: str
+
+
+class Unload(msgspec.Struct, frozen=True, tag="unload"):
+    """Forget a module."""
+
+    module: str
+
+
+class Compile(msgspec.Struct, frozen=True, tag="compile"):
+    """Compile in a child. Descriptors: the module to read, the file for the compiled one, a pipe for the report."""
+
+    process: str
+    cpu_seconds: int
+    address_space: int
+
+
+class GuestMount(msgspec.Struct, frozen=True):
+    """A folder for a run, whose descriptor comes with the message."""
+
+    guest: str
+    writable: bool
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """Run `module` in a child.
+
+    Descriptors: a memfd with an `Assignment`, stdin, stdout, stderr, a pipe for the report, then one a mount. The
+    runner passes the memfd on unread: its memory is copied into later runs, which must not see this one's arguments.
+    """
+
+    process: str
+    module: str
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """What a run is to do and what it may use; sizes in bytes."""
+
+    arguments: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    memory: int
+    """Of its linear memory."""
+    file_size: int
+    """Of the longest file that it may write."""
+    mounts: tuple[GuestMount, ...]
+
+
+class Kill(msgspec.Struct, frozen=True, tag="kill"):
+    """SIGKILL for a child; nothing happens if it is gone."""
+
+    process: str
+
+
+Order = Warm | Load | Unload | Compile | Start | Kill
+
+
+class Confined(msgspec.Struct, frozen=True, tag="confined"):
+    """The runner's first word: how far it is confined."""
+
+    facts: tuple[SandboxFact, ...]
+
+
+class Warmed(msgspec.Struct, frozen=True, tag="warmed"):
+    """The engine is there, or `error` says why not."""
+
+    error: str | None
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """A module is mapped, or `error` says why not."""
+
+    module: str
+    error: str | None
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """A child lives."""
+
+    process: str
+    pid: int
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """A child is gone and reaped: by `signal`, or with `code`; `error` when it could not even be forked."""
+
+    process: str
+    code: int | None = None
+    signal: int | None = None
+    error: str | None = None
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The runner's last word."""
+
+    error: str
+
+
+Event = Confined | Warmed | Loaded | Started | Ended | Failed
+
+
+class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run's own account of how it ended."""
+
+    reason: ExitReason
+    code: int | None = None
+    trap: str | None = None
+    message: str | None = None
+    backtrace: tuple[str, ...] = ()
+
+
+class CompileReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a compilation. `digest` is the SHA-256 in hex of the compiled module.
+
+    `source` is that of the module read. `invalid` says why it is no program for a keep, `error` that it did not
+    compile.
+    """
+
+    source: str = ""
+    digest: str = ""
+    invalid: str | None = None
+    error: str | None = None
+    exhausted: str | None = None
+    """A limit that was hit."""
+
+
+order_encoder = msgspec.json.Encoder()
+order_decoder = msgspec.json.Decoder(Order)
+event_decoder = msgspec.json.Decoder(Event)

@@ -1,0 +1,256 @@
+"""The runner: a process without secrets, sockets or programs, that maps modules and forks compilations and runs.
+
+It never runs a guest itself, so it is always there to reap and to kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import os
+import resource
+import select
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from app_loader import compiler, confinement, guest
+from app_loader.children import Children
+from app_loader.engine import Command, Engine, Linker, Module
+from app_loader.errors import EngineError
+from app_loader.kernel import die_with, set_name
+from app_loader.runner_messages import (
+    MAX_DESCRIPTORS,
+    MAX_PACKET,
+    Compile,
+    Confined,
+    Ended,
+    Event,
+    Failed,
+    Kill,
+    Load,
+    Loaded,
+    Order,
+    Start,
+    Started,
+    Unload,
+    Warm,
+    Warmed,
+    order_decoder,
+    order_encoder,
+)
+
+_SPARE = "spare"
+"""Name of the child that waits for the next run, so that a run need not wait for a fork."""
+
+_BLOCK = 1024 * 1024
+
+
+def become_runner(channel: socket.socket, parent: int, state: Path) -> NoReturn:
+    """Be the runner in a process that was forked for it, until the server closes its end of `channel`."""
+    status = 1
+    try:
+        die_with(parent, signal.SIGKILL)
+        set_name("keep-runner")
+        _forget_the_server(channel.fileno())
+        process = _RunnerProcess(channel)
+        process.send(Confined(confinement.confine_runner(state)))
+        process.serve()
+        status = 0
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            channel.send(order_encoder.encode(Failed(f"{type(error).__name__}: {error}"[:4096])))
+    finally:
+        os._exit(status)
+
+
+def _forget_the_server(channel: int) -> None:
+    """Drop all that a fork inherits and a runner has no use for: descriptors, environment, signal handlers."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    # A terminal's ^C reaches the whole process group; the server decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    for name in os.listdir("/proc/self/fd"):
+        if (descriptor := int(name)) != channel and descriptor > 2:
+            with contextlib.suppress(OSError):  # the one that listed the folder
+                os.close(descriptor)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor, inheritable=True)
+    os.close(null)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Collections would write to every object's header and so unshare the server's pages.
+    gc.disable()
+    gc.freeze()
+
+
+class _RunnerProcess:
+    """The runner's loop: orders come in, children end, and both are answered."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._engine: Engine | None = None
+        self._linker: Linker | None = None
+        self._commands: dict[str, Command] = {}
+        self._spare: socket.socket | None = None
+        """To the child that waits for the next run; it knows the modules that were mapped when it was forked."""
+        self._poll = select.poll()
+        self._poll.register(channel.fileno(), select.POLLIN)
+        self._children = Children(self._poll)
+
+    def send(self, event: Event) -> None:
+        """Blocks while the server does not read: it then has enough to do."""
+        self._channel.send(order_encoder.encode(event))
+
+    def serve(self) -> None:
+        """Until the server is gone; then all children are killed."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor in self._children:
+                    self._reap(descriptor)
+                elif not self._obey_next():
+                    self._children.kill_all()
+                    return
+                self._make_spare()
+
+    def _reap(self, descriptor: int) -> None:
+        ended = self._children.reap(descriptor)
+        if ended is None:
+            return
+        if ended.process == _SPARE:
+            self._drop_spare()
+        else:
+            self.send(ended)
+
+    def _obey_next(self) -> bool:
+        packet, descriptors, _, _ = socket.recv_fds(self._channel, MAX_PACKET, MAX_DESCRIPTORS)
+        if not packet:
+            return False
+        try:
+            self._obey(order_decoder.decode(packet), packet, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _obey(self, order: Order, packet: bytes, descriptors: list[int]) -> None:
+        match order:
+            case Start():
+                self._start(order, packet, descriptors)
+            case Kill():
+                self._children.kill(order.process)
+            case Compile():
+                self._fork(order.process, lambda: compiler.compile_module(order, descriptors))
+            case Load():
+                self.send(Loaded(order.module, self._load(order)))
+                self._discard_spare()
+            case Unload():
+                if command := self._commands.pop(order.module, None):
+                    command.close()
+                    self._discard_spare()
+            case Warm():
+                self.send(Warmed(self._warm()))
+
+    def _warm(self) -> str | None:
+        try:
+            self._linking()
+        except EngineError as error:
+            return str(error)
+        return None
+
+    def _linking(self) -> tuple[Engine, Linker]:
+        if self._engine is None or self._linker is None:
+            self._engine = Engine()
+            self._linker = Linker(self._engine)
+            confinement.prepare_run()
+            gc.freeze()
+        return self._engine, self._linker
+
+    def _load(self, order: Load) -> str | None:
+        path = Path(order.path)
+        try:
+            engine, linker = self._linking()
+            if (found := _sha256(path)) != order.digest:
+                return f"{path.name} has the digest {found}, not {order.digest}"
+            module = Module.map(engine, path)
+            self._commands[order.module] = Command(linker, module)
+            module.close()
+        except (EngineError, OSError) as error:
+            return str(error)
+        return None
+
+    def _start(self, order: Start, packet: bytes, descriptors: list[int]) -> None:
+        command = self._commands.get(order.module)
+        if command is None:
+            self.send(Ended(order.process, error="its module is not loaded"))
+        elif self._give_to_spare(packet, descriptors):
+            self.send(Started(order.process, self._children.rename(_SPARE, order.process)))
+        else:
+            engine, linker = self._linking()
+            self._fork(order.process, lambda: guest.run(engine, command, linker.exit, descriptors))
+
+    def _fork(self, name: str, work: Callable[[], None]) -> None:
+        try:
+            self.send(Started(name, self._children.fork(name, work, self._private())))
+        except OSError as error:
+            self.send(Ended(name, error=f"no process could be made: {error.strerror}"))
+
+    def _private(self) -> tuple[int, ...]:
+        spare = () if self._spare is None else (self._spare.fileno(),)
+        return (self._channel.fileno(), *spare)
+
+    def _give_to_spare(self, packet: bytes, descriptors: list[int]) -> bool:
+        """Whether the spare child took the run."""
+        if self._spare is None:
+            return False
+        try:
+            socket.send_fds(self._spare, [packet], descriptors)
+        except OSError:  # it was killed; being reaped comes next
+            return False
+        self._drop_spare()
+        return True
+
+    def _discard_spare(self) -> None:
+        """It knows other modules than there are."""
+        self._children.discard(_SPARE)
+        self._drop_spare()
+
+    def _make_spare(self) -> None:
+        """Only between orders: while one is obeyed, descriptors of its run are open here, and a fork has them all.
+
+        None while there is no workload: an idle keep pays for what it uses.
+        """
+        if self._spare is not None or not self._commands:
+            return
+        engine, linker = self._linking()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def work() -> None:
+            guest.wait_and_run(engine, self._commands, linker.exit, theirs)
+
+        # Without a spare, as when the keep's tasks are used up, a run is forked when it is wanted.
+        with contextlib.suppress(OSError):
+            self._children.fork(_SPARE, work, (*self._private(), ours.fileno()))
+            self._spare = ours
+        if self._spare is None:
+            ours.close()
+        theirs.close()
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        digest = hashlib.sha256()
+        block = bytearray(_BLOCK)
+        while count := file.readinto(block):
+            digest.update(memoryview(block)[:count])
+    return digest.hexdigest()

@@ -1,0 +1,358 @@
+"""The runs of a keep: queued, going, over; their limits, their outputs, and what a restart makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from app_loader import spool
+from app_loader.clock import now
+from app_loader.execution import Execution
+from app_loader.files_guard import FilesGuard
+from app_loader.mounts import open_mounts
+from app_loader.oom import OomKills
+from app_loader.run_records import RunRecords
+from app_loader.runner import Runner, close_all
+from app_loader.runner_messages import Assignment, GuestMount
+from app_loader.standard_input import StandardInput
+from app_loader.workload import LoadedModule, Workload
+from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.keep_api import Run, RunExit, RunRequest
+from keep_protocol.spec import KeepSpec
+from keep_protocol.states import ExitReason, RunState
+
+_log = logging.getLogger(__name__)
+
+MAX_QUEUED = 64
+MAX_REMEMBERED = 256
+"""Runs that are over; the oldest ones beyond are forgotten."""
+
+_CLOSE_SECONDS = 3.0
+_STOPPED_WITH_KEEP = "the keep was stopped"
+
+Stream = Literal["stdout", "stderr"]
+
+
+@dataclass(slots=True)
+class _Going:
+    """A run that is queued or going, with all that its record does not say."""
+
+    run: Run
+    request: RunRequest
+    module: LoadedModule
+    execution: Execution
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Runs:
+    """Starts runs as the spec's limits allow and remembers how they ended."""
+
+    def __init__(
+        self,
+        state: Path,
+        runner: Runner,
+        workload: Workload,
+        spec: KeepSpec,
+        oom_kills: OomKills | None = None,
+    ) -> None:
+        self._files = state / "files"
+        self._records = RunRecords(state / "runs")
+        self._runner = runner
+        self._workload = workload
+        self._limits = spec.limits
+        self._restart_runs = spec.restart_runs
+        self._oom_kills = oom_kills or OomKills()
+        self._guard = FilesGuard(self._files, spec.limits.files)
+        self._ended: dict[str, Run] = {}
+        """In the order in which they ended."""
+        self._going: dict[str, _Going] = {}
+        self._queue: deque[_Going] = deque()
+        self._interrupted: list[Run] = []
+        """To be started again."""
+        self._closing = False
+
+    @property
+    def active(self) -> int:
+        """Runs that have a process."""
+        return len(self._going) - len(self._queue)
+
+    @property
+    def queued(self) -> int:
+        """Runs that wait for others to end."""
+        return len(self._queue)
+
+    def restore(self) -> None:
+        """Read the records of an earlier life. Runs that it interrupted are `lost`, or wait for `resume`."""
+        for run in self._records.load():
+            if run.state == RunState.EXITED:
+                self._ended[run.id] = run
+            elif self._restart_runs:
+                self._interrupted.append(run)
+            else:
+                self._lose(run, "the keep ended while the run was going")
+        self._forget_oldest()
+
+    async def resume(self) -> None:
+        """Start the runs again that the end of an earlier life interrupted, if the spec wants that."""
+        interrupted, self._interrupted = self._interrupted, []
+        for run in interrupted:
+            request = self._records.request(run.id)
+            if request is None or request.stdin == "stream":
+                self._lose(run, "the keep ended while the run was going, and its input cannot be repeated")
+                continue
+            try:
+                module = await self._workload.acquire()
+            except RefusalError as error:
+                self._lose(run, f"the keep ended while the run was going: {error.detail}")
+                continue
+            if module.digest != run.workload:
+                self._workload.release(module)
+                self._lose(run, "the keep ended while the run was going, and its workload is gone")
+                continue
+            self._records.drop_outputs(run.id)
+            again = msgspec.structs.replace(run, state=RunState.QUEUED, started_at=None, stdout=0, stderr=0)
+            self._going[run.id] = going = self._prepare(again, request, module)
+            self._queue.append(going)
+        self._begin_next()
+
+    async def start(self, request: RunRequest) -> Run:
+        """Start a run, or queue it. Raises `RefusalError`."""
+        self._check(request)
+        if len(self._queue) >= MAX_QUEUED:
+            raise RefusalError(
+                ErrorCode.TOO_MANY_REQUESTS,
+                f"{self.active} runs are going and {MAX_QUEUED} are queued",
+                remedy="wait until some have ended",
+            )
+        await self._guard.refresh()
+        module = await self._workload.acquire()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._workload.release, module)
+            # Opened even if the run has to wait: so it is refused now for what it cannot have.
+            folders = open_mounts(self._files, request.mounts)
+            undo.callback(close_all, folders)
+            going = self._prepare(Run(self._records.new_id(), RunState.QUEUED, now(), module.digest), request, module)
+            undo.callback(going.execution.stdin.close)
+            if at_once := not self._queue and self.active < self._limits.runs:
+                going.run = _running(going.run)
+            try:
+                self._records.create(going.run, request if self._restart_runs else None)
+            except OSError as error:
+                detail = f"the run cannot be recorded: {error.strerror}"
+                raise RefusalError(ErrorCode.DISK_FULL, detail) from None
+            undo.pop_all()
+        self._going[going.run.id] = going
+        if at_once:
+            self._begin(going, folders)
+        else:
+            close_all(folders)
+            self._queue.append(going)
+        return self.get(going.run.id)
+
+    def get(self, run_id: str) -> Run:
+        """Raises `RefusalError` (`run-not-found`)."""
+        if going := self._going.get(run_id):
+            outputs = going.execution.outputs
+            return msgspec.structs.replace(going.run, stdout=outputs["stdout"].size, stderr=outputs["stderr"].size)
+        for run in (self._ended.get(run_id), *(run for run in self._interrupted if run.id == run_id)):
+            if run is not None:
+                return run
+        raise RefusalError(ErrorCode.RUN_NOT_FOUND, f"there is no run {run_id[:64]!r}")
+
+    def list(self) -> tuple[Run, ...]:
+        """All runs that are remembered, oldest first."""
+        known = (*self._ended, *self._going, *(run.id for run in self._interrupted))
+        return tuple(self.get(run_id) for run_id in sorted(known))
+
+    async def wait(self, run_id: str, seconds: float) -> Run:
+        """The run when it is over, or as it is after so many seconds. Raises `RefusalError`."""
+        if going := self._going.get(run_id):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await going.over.wait()
+            if run_id not in self._going and run_id not in self._ended:
+                return going.run
+        return self.get(run_id)
+
+    def output(self, run_id: str, stream: Stream, *, offset: int, follow: bool) -> AsyncIterator[bytes]:
+        """What a run has put out, from `offset` on; with `follow` until it is over. Raises `RefusalError`."""
+        run = self.get(run_id)
+        size = run.stdout if stream == "stdout" else run.stderr
+        if not 0 <= offset <= size:
+            raise RefusalError(
+                ErrorCode.OFFSET_INVALID, f"{stream} has {size} bytes, so there is nothing at {offset}", field="offset"
+            )
+        if follow and (going := self._going.get(run_id)):
+            return going.execution.outputs[stream].follow(offset)
+        return spool.read(self._records.folder(run_id) / stream, offset, size)
+
+    async def feed(self, run_id: str, chunks: AsyncIterator[bytes]) -> None:
+        """Give a run its standard input; the end of the chunks is its end. Returns early if the run ends before.
+
+        If the chunks break off, so does the run: half an input must not look like a whole one. Raises `RefusalError`.
+        """
+        going = self._going.get(run_id)
+        if going is None:
+            self.get(run_id)
+            raise RefusalError(ErrorCode.RUN_STATE_CONFLICT, "the run is over and reads no input any more")
+        going.execution.stdin.claim()
+        try:
+            await going.execution.stdin.feed(chunks)
+        except BaseException:
+            self._stop(going, "the sender of its standard input broke off")
+            raise
+
+    async def stop(self, run_id: str) -> Run:
+        """Kill a run and wait until it is over; one that is over stays as it is. Raises `RefusalError`."""
+        self.get(run_id)
+        if going := self._going.get(run_id):
+            self._stop(going, "stopped by request")
+            await going.over.wait()
+            return going.run
+        return self.get(run_id)
+
+    async def close(self) -> None:
+        """Kill all runs and record that; no more are started."""
+        self._closing = True
+        going = tuple(self._going.values())
+        for one in going:
+            self._stop(one, _STOPPED_WITH_KEEP)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                for one in going:
+                    await one.over.wait()
+        self._guard.close()
+
+    def _check(self, request: RunRequest) -> None:
+        if self._closing:
+            raise RefusalError(ErrorCode.RUN_STATE_CONFLICT, "the keep is stopping")
+        wanted = (
+            ("memory", request.memory, self._limits.memory, "bytes"),
+            ("timeout", request.timeout, self._limits.run_time, "s"),
+            ("output_limit", request.output_limit, self._limits.output, "bytes"),
+        )
+        for name, value, limit, unit in wanted:
+            if value is not None and value > limit:
+                raise RefusalError(
+                    ErrorCode.LIMIT_EXCEEDED, f"`{name}` is {value} {unit}, the keep's spec allows {limit}", field=name
+                )
+
+    def _prepare(self, run: Run, request: RunRequest, module: LoadedModule) -> _Going:
+        def finished(ending: RunExit) -> None:
+            self._finish(going, ending)
+
+        execution = Execution(
+            run.id,
+            self._records.folder(run.id),
+            self._runner,
+            self._oom_kills,
+            StandardInput(request),
+            finished,
+        )
+        going = _Going(run, request, module, execution)
+        return going
+
+    def _begin_next(self) -> None:
+        while self._queue and self.active < self._limits.runs and not self._closing:
+            going = self._queue.popleft()
+            try:
+                folders = open_mounts(self._files, going.request.mounts)
+            except RefusalError as error:
+                self._workload.release(going.module)
+                going.execution.abandon(ExitReason.LOST, f"a folder that it was to see is gone: {error.detail}")
+                continue
+            going.run = _running(going.run)
+            self._record(going.run)
+            self._begin(going, folders)
+
+    def _begin(self, going: _Going, folders: tuple[int, ...]) -> None:
+        request = going.request
+        assignment = Assignment(
+            arguments=(request.program, *request.args),
+            environment=tuple(request.env.items()),
+            memory=request.memory or self._limits.memory,
+            file_size=self._guard.remaining,
+            mounts=tuple(GuestMount(mount.guest, mount.writable) for mount in request.mounts),
+        )
+        going.execution.begin(
+            going.module.name,
+            assignment,
+            folders,
+            output=self._limits.output if request.output_limit is None else request.output_limit,
+            timeout=request.timeout or self._limits.run_time,
+        )
+        self._workload.release(going.module)
+        if any(mount.writable for mount in request.mounts):
+            self._guard.watch(going.execution)
+
+    def _stop(self, going: _Going, message: str) -> None:
+        if going in self._queue:
+            self._queue.remove(going)
+            self._workload.release(going.module)
+            going.execution.abandon(ExitReason.STOPPED, message)
+        else:
+            going.execution.kill(ExitReason.STOPPED, message)
+
+    def _finish(self, going: _Going, ending: RunExit) -> None:
+        outputs = going.execution.outputs
+        going.run = msgspec.structs.replace(
+            going.run,
+            state=RunState.EXITED,
+            exit=ending,
+            ended_at=now(),
+            stdout=outputs["stdout"].size,
+            stderr=outputs["stderr"].size,
+        )
+        del self._going[going.run.id]
+        self._guard.unwatch(going.execution)
+        self._ended[going.run.id] = going.run
+        # When the runner dies, so does the keep: its next life reads that the run was going and acts on it.
+        if not self._runner.died.is_set():
+            self._record(going.run)
+        going.over.set()
+        self._forget_oldest()
+        self._begin_next()
+
+    def _lose(self, run: Run, message: str) -> None:
+        folder = self._records.folder(run.id)
+        lost = msgspec.structs.replace(
+            run,
+            state=RunState.EXITED,
+            exit=RunExit(ExitReason.LOST, message=message),
+            ended_at=now(),
+            stdout=_size(folder / "stdout"),
+            stderr=_size(folder / "stderr"),
+        )
+        self._ended[run.id] = lost
+        self._record(lost)
+
+    def _record(self, run: Run) -> None:
+        try:
+            self._records.write(run)
+        except OSError as error:
+            _log.error("run %s cannot be recorded as %s: %s", run.id, run.state, error)
+
+    def _forget_oldest(self) -> None:
+        while len(self._ended) > MAX_REMEMBERED:
+            run_id = next(iter(self._ended))
+            del self._ended[run_id]
+            self._records.remove(run_id)
+
+
+def _running(run: Run) -> Run:
+    return msgspec.structs.replace(run, state=RunState.RUNNING, started_at=now())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

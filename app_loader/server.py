@@ -1,0 +1,175 @@
+"""Accepts connections on the keep's listener: handshakes with a deadline, at most so many clients at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import time
+from typing import Final
+
+from app_loader.connection import Application, Connection
+from app_loader.deadlines import Deadlines
+from app_loader.principals import Principals
+from app_loader.tls import Attempt, Trust
+
+MAX_CONNECTIONS: Final = 64
+"""Clients and handshakes at a time; asyncio's TLS holds about 300 KiB for each."""
+
+_HANDSHAKE_SECONDS: Final = 5.0
+_SHUTDOWN_SECONDS: Final = 5.0
+_ACCEPT_PAUSE: Final = 0.5
+_MAX_ACCEPTS: Final = 16
+
+_logger = logging.getLogger(__name__)
+
+
+class Server:
+    """Serves an application to the principals of a keep."""
+
+    def __init__(
+        self,
+        application: Application,
+        trust: Trust,
+        principals: Principals,
+        *,
+        deadlines: Deadlines | None = None,
+        handshake_seconds: float = _HANDSHAKE_SECONDS,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        self._application = application
+        self._trust = trust
+        self._principals = principals
+        self._deadlines = deadlines or Deadlines()
+        self._handshake_seconds = handshake_seconds
+        self._max_connections = max_connections
+        self._listener: socket.socket | None = None
+        self._handshakes: dict[Attempt, asyncio.Task[None]] = {}
+        self._connections: set[Connection] = set()
+        self._refusals = _BoundedLog()
+
+    def start(self, listener: socket.socket) -> None:
+        """Accept connections from now on, in the running event loop."""
+        listener.setblocking(False)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept)
+
+    def stop_accepting(self) -> None:
+        """Leave further clients in the listener's queue, and close those that are idle."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener = None
+        for attempt in self._handshakes:
+            attempt.abandon()
+        for connection in tuple(self._connections):
+            connection.finish()
+
+    async def drain(self, seconds: float) -> None:
+        """Give responses that are under way so long to end."""
+        if serving := [connection.serving for connection in self._connections]:
+            await asyncio.wait(serving, timeout=seconds)
+
+    async def close(self) -> None:
+        """End every connection now."""
+        self.stop_accepting()
+        # A handshake may still become a connection.
+        while self._connections or self._handshakes:
+            for connection in self._connections:
+                connection.abort()
+            await asyncio.wait(
+                [*self._handshakes.values(), *(connection.lost for connection in self._connections)],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(_MAX_ACCEPTS):
+            try:
+                connection, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                    raise
+                self._pause_accepting()
+                return
+            peer = f"{address[0]}:{address[1]}"
+            if len(self._handshakes) + len(self._connections) >= self._max_connections:
+                connection.close()
+                self._refusals.warning("closed %s: %d connections are open", peer, self._max_connections)
+                continue
+            attempt = Attempt(connection)
+            self._handshakes[attempt] = asyncio.get_running_loop().create_task(
+                self._shake_hands(attempt, connection, peer)
+            )
+
+    def _pause_accepting(self) -> None:
+        """Out of descriptors or memory: the listener stays readable and would keep the loop spinning."""
+        assert self._listener is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
+        loop.call_later(_ACCEPT_PAUSE, self._resume_accepting)
+        self._refusals.warning("no connection can be accepted: out of descriptors or memory")
+
+    def _resume_accepting(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    async def _shake_hands(self, attempt: Attempt, connection: socket.socket, peer: str) -> None:
+        # Callbacks of the transport run in this task's context.
+        Attempt.current.set(attempt)
+        _detect_dead_peers(connection)
+
+        def opened(client: Connection) -> None:
+            # It counts once: as a handshake until now, as a connection from now on.
+            self._handshakes.pop(attempt, None)
+            self._connections.add(client)
+
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: Connection(self._application, self._principals, self._deadlines, opened, self._closed),
+                connection,
+                ssl=self._trust.listening,
+                ssl_handshake_timeout=self._handshake_seconds,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+            )
+        except OSError as error:
+            reason = attempt.refusal or str(error) or "the client went away"
+            self._refusals.warning("TLS handshake with %s refused: %s", peer, reason)
+        finally:
+            self._handshakes.pop(attempt, None)
+
+    def _closed(self, client: Connection) -> None:
+        self._connections.discard(client)
+
+
+class _BoundedLog:
+    """Lets strangers cause at most a burst of ten lines, and one a second."""
+
+    _BURST: Final = 10.0
+
+    def __init__(self) -> None:
+        self._allowance = self._BURST
+        self._last = time.monotonic()
+        self._suppressed = 0
+
+    def warning(self, message: str, *arguments: object) -> None:
+        now = time.monotonic()
+        self._allowance = min(self._BURST, self._allowance + now - self._last)
+        self._last = now
+        if self._allowance < 1:
+            self._suppressed += 1
+            return
+        self._allowance -= 1
+        if self._suppressed:
+            _logger.warning("%d further refusals were not logged", self._suppressed)
+            self._suppressed = 0
+        _logger.warning(message, *arguments)
+
+
+def _detect_dead_peers(connection: socket.socket) -> None:
+    """A client that vanishes while it follows a stream is noticed after two minutes."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,19 @@
+"""What keeps a keep from starting; every message is the last line of its log."""
+
+from __future__ import annotations
+
+
+class KeepLoaderError(Exception):
+    """Base of this package's errors."""
+
+
+class HandoverError(KeepLoaderError):
+    """The manager did not hand over a socket and a configuration, or not usable ones."""
+
+
+class LockError(KeepLoaderError):
+    """Another process uses this keep's state."""
+
+
+class SandboxError(KeepLoaderError):
+    """The sandbox that the unit promises does not hold."""

@@ -1,0 +1,74 @@
+"""The life of a keep's unit process, from exec to exit."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from keep_loader import handover, publication, sandbox
+from keep_loader.errors import KeepLoaderError
+from keep_loader.lock import lock_state
+from keep_loader.notification import ServiceManager, stored_descriptors
+
+HOST_FOLDER = Path("/run/wasmkeep")
+"""Where the unit binds the deployment's runtime folder, read-only."""
+
+
+def main() -> int:
+    """Run the keep whose instance name is the only argument; returns its exit status."""
+    try:
+        return _run(instance=sys.argv[1], environment=dict(os.environ))
+    except KeepLoaderError as error:
+        print(f"keep-loader: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _run(*, instance: str, environment: dict[str, str]) -> int:
+    os.environ.clear()
+    service_manager = ServiceManager(environment.get("NOTIFY_SOCKET"))
+    invocation = environment["INVOCATION_ID"]
+    state = Path(environment["STATE_DIRECTORY"])
+    runtime = Path(environment["RUNTIME_DIRECTORY"])
+    host = Path(environment.get("WASMKEEP_HOST_FOLDER", HOST_FOLDER))
+    stored = stored_descriptors(environment)
+
+    lock_state(state)
+    listener, configuration = handover.take(
+        stored=stored,
+        host=host,
+        instance=instance,
+        invocation=invocation,
+        service_manager=service_manager,
+    )
+    sandbox_facts = sandbox.facts((*sandbox.code_folders(), state, runtime))
+    published = False
+
+    def publish(certificate: str) -> None:
+        nonlocal published
+        publication.write_keep_file(
+            runtime,
+            certificate=certificate,
+            invocation=invocation,
+            sandbox=sandbox_facts,
+        )
+        if not published:
+            published = True
+            service_manager.ready(f"keep {configuration.id} is serving")
+
+    watchdog = int(environment.get("WATCHDOG_USEC", "0")) / 1_000_000
+    # The process becomes the keep's server here; everything above is as small as it is because this import counts.
+    from keep_loader.backends import process
+
+    status = process.run(
+        configuration=configuration,
+        listener=listener,
+        state=state,
+        host=host,
+        invocation=invocation,
+        publish=publish,
+        heartbeat=service_manager.heartbeat,
+        heartbeat_interval=watchdog / 3 if watchdog else None,
+    )
+    service_manager.stopping()
+    return status
