@@ -1,0 +1,56 @@
+"""What can go wrong in the manager apart from refusing a request (`keep_protocol.errors.RefusalError`)."""
+
+from __future__ import annotations
+
+
+class ManagerError(Exception):
+    """Base of this package's errors."""
+
+
+class ConfigurationError(ManagerError):
+    """The home, its configuration or its PKI is missing or not usable; the message names the file and the remedy."""
+
+
+class CertificateRequestError(ManagerError):
+    """A certificate signing request is not acceptable; the message says what is expected instead."""
+
+
+class AlreadyServedError(ManagerError):
+    """Another manager serves this home already."""
+
+
+class StoreError(ManagerError):
+    """The database cannot be read or written: corrupt, of another version, or its disk fails."""
+
+
+class StoreFullError(StoreError):
+    """The disk of the database is full; nothing was written."""
+
+
+class EndpointTakenError(ManagerError):
+    """Something else listens on a keep's recorded endpoint, or no port of the configured range is free."""
+
+
+class ProbeError(ManagerError):
+    """An endpoint does not answer in TLS, or with another key than its keep published."""
+
+
+class SupervisorError(ManagerError):
+    """Base of what goes wrong with the supervisor."""
+
+
+class SupervisorUnavailableError(SupervisorError):
+    """The supervisor cannot be started, or does not answer in time."""
+
+
+class UnitStartError(SupervisorError):
+    """A unit did not become ready; `result` is systemd's word for why."""
+
+    def __init__(self, instance: str, result: str, detail: str = "") -> None:
+        super().__init__(f"keep@{instance}.service did not start: {result}{': ' + detail if detail else ''}")
+        self.instance = instance
+        self.result = result
+
+
+class KeepFileError(ManagerError):
+    """A keep's `keep.json` is not acceptable: missing, a link, too large, malformed or contradicting the unit."""

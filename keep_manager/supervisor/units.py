@@ -1,0 +1,115 @@
+"""Renders the unit files of `systemd/` for an installation and puts them where an instance reads them."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+KEEP_PACKAGES = ("keep_loader", "app_loader", "keep_protocol")
+"""What a keep imports; found by name, for the manager itself imports none of the first two."""
+
+_TEMPLATES = Path(__file__).resolve().parent.parent / "units"
+_INSTALLED = "/usr/lib/wasmkeep"
+_VISIBLE = Path("/usr")
+
+
+@dataclass(frozen=True, slots=True)
+class KeepUnit:
+    """What `keep@.service` depends on, apart from where its code is."""
+
+    home: Path
+    """The manager's home, covered in the keep's view."""
+    logs: Path
+    dynamic_user: bool
+
+
+def render_keep_unit(unit: KeepUnit) -> str:
+    """`keep@.service` for this interpreter, its virtual environment and these packages."""
+    template = _TEMPLATES / "keep@.service" if unit.dynamic_user else _TEMPLATES / "user" / "keep@.service"
+    lines = []
+    for line in template.read_text().splitlines():
+        name, _, value = line.partition("=")
+        if name == "ExecStart":
+            line = "ExecStart=" + value.replace(f"{_INSTALLED}/bin/python", _escape(_interpreter()))
+        elif line == f"BindReadOnlyPaths=-{_INSTALLED}":
+            line = "BindReadOnlyPaths=" + " ".join(_escape(folder) for folder in code_folders())
+        elif name == "StandardOutput":
+            line = f"StandardOutput=append:{_escape(unit.logs)}/%i.log"
+        elif name == "TemporaryFileSystem":
+            line = f"TemporaryFileSystem={_escape(_cover(unit.home))}:ro"
+        if line != "BindReadOnlyPaths=":
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def render_manager_unit(*, home: Path, kind: str) -> str:
+    """`keep-manager.service` that serves `home` on the supervisor `kind`."""
+    command = f"ExecStart={_escape(Path(sys.prefix) / 'bin' / 'keep-manager')} serve --home {_escape(home)}"
+    target = "multi-user.target" if kind == "system" else "default.target"
+    lines = []
+    for line in (_TEMPLATES / "keep-manager.service").read_text().splitlines():
+        if line.startswith("ExecStart="):
+            line = f"{command} --systemd {kind}"
+        elif line.startswith("WantedBy="):
+            line = f"WantedBy={target}"
+        elif kind != "system" and line.startswith(("After=network", "Wants=network")):
+            continue
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def code_folders() -> list[Path]:
+    """What has to be bound into a keep's view: interpreter, virtual environment and the packages a keep imports.
+
+    The packages one by one: the folder around them may be a checkout with a home and its keys in it.
+    """
+    specs = [find_spec(package) for package in KEEP_PACKAGES]
+    packages = [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]
+    folders: list[Path] = []
+    for folder in (Path(sys.base_prefix), Path(sys.prefix), *packages):
+        covered = [_VISIBLE, *folders]
+        if not any(folder.is_relative_to(other) for other in covered):
+            folders.append(folder)
+    return folders
+
+
+def write_units(folder: Path, *, targets: dict[str, str], unit: KeepUnit) -> bool:
+    """Put all unit files of an instance into `folder`; returns whether any of them changed."""
+    for needed in (folder, unit.logs):
+        needed.mkdir(parents=True, exist_ok=True)
+    contents = {
+        **targets,
+        "keep@.service": render_keep_unit(unit),
+        "keeps.slice": (_TEMPLATES / "keeps.slice").read_text(),
+    }
+    changed = False
+    for name, content in contents.items():
+        file = folder / name
+        if not file.exists() or file.read_text() != content:
+            file.write_text(content)
+            changed = True
+    return changed
+
+
+def _cover(home: Path) -> Path:
+    """What to cover so that the home is out of sight and the keep's own state below it can be reached.
+
+    A keep with a uid of its own gets through no folder that is closed to others, so the outermost of these it is.
+    """
+    for folder in (*reversed(home.parents), home):
+        if folder.is_dir() and not folder.stat().st_mode & stat.S_IXOTH:
+            return folder
+    return home
+
+
+def _interpreter() -> Path:
+    return Path(sys.prefix) / "bin" / "python"
+
+
+def _escape(path: Path) -> str:
+    """`path` as a word of a unit file: systemd.syntax(7), systemd.unit(5) on specifiers."""
+    text = str(path).replace("%", "%%").replace("\\", "\\\\")
+    return text.replace(" ", "\\x20").replace(":", "\\:")
