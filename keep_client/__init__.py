@@ -1,0 +1,60 @@
+"""The Python SDK: manage keeps, and work with them without sending a byte to the wrong one."""
+
+from __future__ import annotations
+
+from keep_client.async_keep import AsyncKeepClient
+from keep_client.async_manager import AsyncManagerClient
+from keep_client.connect import connect_keep, connect_keep_async
+from keep_client.credentials import Credentials, Home
+from keep_client.errors import (
+    ConnectionBrokenError,
+    ConnectionFailedError,
+    IdentityRefusedError,
+    ImpostorError,
+    InvalidArgumentError,
+    KeepClientError,
+    KeyMismatchError,
+    NotAFileError,
+    NotAFolderError,
+    PeerRefusedError,
+    ProblemError,
+    ProtocolError,
+    SpecMismatchError,
+)
+from keep_client.following import follow_run, follow_run_async
+from keep_client.keep import KeepClient
+from keep_client.manager import ManagerClient
+from keep_client.pins import KeepPin
+from keep_client.sources import Source
+from keep_client.specs import named_principal, new_spec, principal_of
+
+__all__ = [
+    "AsyncKeepClient",
+    "AsyncManagerClient",
+    "ConnectionBrokenError",
+    "ConnectionFailedError",
+    "Credentials",
+    "Home",
+    "IdentityRefusedError",
+    "ImpostorError",
+    "InvalidArgumentError",
+    "KeepClient",
+    "KeepClientError",
+    "KeepPin",
+    "KeyMismatchError",
+    "ManagerClient",
+    "NotAFileError",
+    "NotAFolderError",
+    "PeerRefusedError",
+    "ProblemError",
+    "ProtocolError",
+    "Source",
+    "SpecMismatchError",
+    "connect_keep",
+    "connect_keep_async",
+    "follow_run",
+    "follow_run_async",
+    "named_principal",
+    "new_spec",
+    "principal_of",
+]

@@ -1,0 +1,99 @@
+"""The async side of all I/O: the twin of `keep_client.channel`."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+
+from keep_client.calls import MAX_ANSWER, Call, Head, Request, StreamCall, T, problem, succeeded
+from keep_client.channel import KEEPALIVE, head_of, header_fields, timeouts
+from keep_client.errors import ConnectionBrokenError, ProtocolError
+from keep_client.failures import TRANSPORT_ERRORS, translated
+
+AsyncBodyFactory = Callable[[], AsyncIterable[bytes]]
+"""Makes the body of an upload, anew for every attempt."""
+
+
+class AsyncChannel:
+    """Sends calls to the peer at `base_url`. `peer` names it in messages."""
+
+    def __init__(self, base_url: str, context: ssl.SSLContext, peer: str) -> None:
+        self._base_url = base_url
+        self._context = context
+        self._peer = peer
+        self._client = self._new_client()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def call(self, call: Call[T], body: AsyncBodyFactory | None = None) -> T:
+        """Send it, once more if the connection broke and that does no harm, and decode the answer."""
+        try:
+            answer = await self._answer(self._client, call, body)
+        except ConnectionBrokenError:
+            if not call.request.repeatable:
+                raise
+            # The pool may hold further connections to a process that has died.
+            async with self._new_client() as fresh:
+                answer = await self._answer(fresh, call, body)
+        return call.decode(*answer)
+
+    async def stream(self, call: StreamCall, *, fresh: bool = False) -> AsyncGenerator[bytes, None]:
+        """Send it, over a new connection where `fresh`, and yield the bytes of the answer as they come."""
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(self._new_client()) if fresh else self._client
+            response = await stack.enter_async_context(self._exchange(client, call.request, None))
+            head = head_of(response)
+            if not succeeded(head):
+                raise problem(head, await _read(response))
+            call.check(head)
+            async for chunk in response.aiter_raw():
+                yield chunk
+
+    def _new_client(self) -> httpx.AsyncClient:
+        # Pools are keyed by address and not by whom the context accepts: never shared between channels.
+        return httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(verify=self._context, trust_env=False, socket_options=KEEPALIVE),
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    async def _answer(
+        self, client: httpx.AsyncClient, call: Call[T], body: AsyncBodyFactory | None
+    ) -> tuple[Head, bytes]:
+        async with self._exchange(client, call.request, body) as response:
+            head = head_of(response)
+            if not succeeded(head):
+                raise problem(head, await _read(response))
+            call.check(head)
+            return head, await _read(response)
+
+    @asynccontextmanager
+    async def _exchange(
+        self, client: httpx.AsyncClient, request: Request, body: AsyncBodyFactory | None
+    ) -> AsyncIterator[httpx.Response]:
+        content = request.body if body is None else body()
+        try:
+            async with client.stream(
+                request.method,
+                self._base_url + request.target,
+                headers=header_fields(request),
+                content=content,
+                timeout=timeouts(request),
+            ) as response:
+                yield response
+        except TRANSPORT_ERRORS as error:
+            raise translated(error, self._peer) from error
+
+
+async def _read(response: httpx.Response) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > MAX_ANSWER:
+            raise ProtocolError(f"the answer has more than {MAX_ANSWER} bytes")
+    return bytes(content)

@@ -1,0 +1,122 @@
+"""The sync side of all I/O: one pool of verified connections to one peer, over httpx."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
+
+from keep_client.calls import MAX_ANSWER, Call, Head, Request, StreamCall, T, problem, succeeded
+from keep_client.errors import ConnectionBrokenError, ProtocolError
+from keep_client.failures import TRANSPORT_ERRORS, translated
+
+BodyFactory = Callable[[], Iterable[bytes]]
+"""Makes the body of an upload, anew for every attempt."""
+
+CONNECT_TIMEOUT = 10.0
+WRITE_TIMEOUT = 60.0
+
+KEEPALIVE = (
+    # A follower of a silent guest waits without a read timeout: the kernel finds out when the peer is gone.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+
+
+def head_of(response: httpx.Response) -> Head:
+    """Status and header fields. Raises `ProtocolError` for encodings that were not asked for."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise ProtocolError("the answer is compressed, although that was not asked for")
+    return Head(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+
+
+def timeouts(request: Request) -> httpx.Timeout:
+    """How long each step of a request may take."""
+    return httpx.Timeout(CONNECT_TIMEOUT, read=request.read_timeout, write=WRITE_TIMEOUT)
+
+
+def header_fields(request: Request) -> dict[str, str]:
+    """The request's header fields; a compressed answer could expand without limit, so none is accepted."""
+    return {"accept-encoding": "identity", **request.headers}
+
+
+class Channel:
+    """Sends calls to the peer at `base_url`. `peer` names it in messages. Safe for use from several threads."""
+
+    def __init__(self, base_url: str, context: ssl.SSLContext, peer: str) -> None:
+        self._base_url = base_url
+        self._context = context
+        self._peer = peer
+        self._client = self._new_client()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def call(self, call: Call[T], body: BodyFactory | None = None) -> T:
+        """Send it, once more if the connection broke and that does no harm, and decode the answer."""
+        try:
+            answer = self._answer(self._client, call, body)
+        except ConnectionBrokenError:
+            if not call.request.repeatable:
+                raise
+            # The pool may hold further connections to a process that has died.
+            with self._new_client() as fresh:
+                answer = self._answer(fresh, call, body)
+        return call.decode(*answer)
+
+    def stream(self, call: StreamCall, *, fresh: bool = False) -> Generator[bytes, None, None]:
+        """Send it, over a new connection where `fresh`, and yield the bytes of the answer as they come."""
+        with ExitStack() as stack:
+            client = stack.enter_context(self._new_client()) if fresh else self._client
+            response = stack.enter_context(self._exchange(client, call.request, None))
+            head = head_of(response)
+            if not succeeded(head):
+                raise problem(head, _read(response))
+            call.check(head)
+            yield from response.iter_raw()
+
+    def _new_client(self) -> httpx.Client:
+        # Pools are keyed by address and not by whom the context accepts: never shared between channels.
+        return httpx.Client(
+            transport=httpx.HTTPTransport(verify=self._context, trust_env=False, socket_options=KEEPALIVE),
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    def _answer(self, client: httpx.Client, call: Call[T], body: BodyFactory | None) -> tuple[Head, bytes]:
+        with self._exchange(client, call.request, body) as response:
+            head = head_of(response)
+            if not succeeded(head):
+                raise problem(head, _read(response))
+            call.check(head)
+            return head, _read(response)
+
+    @contextmanager
+    def _exchange(self, client: httpx.Client, request: Request, body: BodyFactory | None) -> Iterator[httpx.Response]:
+        content = request.body if body is None else body()
+        try:
+            with client.stream(
+                request.method,
+                self._base_url + request.target,
+                headers=header_fields(request),
+                content=content,
+                timeout=timeouts(request),
+            ) as response:
+                yield response
+        except TRANSPORT_ERRORS as error:
+            raise translated(error, self._peer) from error
+
+
+def _read(response: httpx.Response) -> bytes:
+    content = bytearray()
+    for chunk in response.iter_raw():
+        content += chunk
+        if len(content) > MAX_ANSWER:
+            raise ProtocolError(f"the answer has more than {MAX_ANSWER} bytes")
+    return bytes(content)

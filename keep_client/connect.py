@@ -1,0 +1,77 @@
+"""From a manager's record of a keep to a client that accepts exactly that keep, over its restarts too."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from keep_client.async_keep import AsyncKeepClient
+from keep_client.async_manager import AsyncManagerClient
+from keep_client.credentials import Credentials
+from keep_client.errors import ProblemError
+from keep_client.keep import KeepClient
+from keep_client.keep_calls import pause
+from keep_client.manager import ManagerClient
+from keep_client.pins import KeepPin
+from keep_protocol.errors import ErrorCode
+from keep_protocol.manager_api import KeepRecord
+
+RESTART_PATIENCE = 15.0
+"""Seconds for which a keep that is just being restarted may have no record."""
+
+
+def connect_keep(manager: ManagerClient, ref: str, *, credentials: Credentials | None = None) -> KeepClient:
+    """A client for the keep with this id or name, as whom the manager knows us unless told otherwise.
+
+    Nothing is sent to the keep yet; `verify()` does that.
+    """
+    record = manager.get_record(ref)
+    return KeepClient(
+        record.endpoint,
+        KeepPin.from_record(record),
+        credentials=credentials or manager.credentials,
+        fetch_record=lambda: _record_after_restart(manager, record.id),
+    )
+
+
+async def connect_keep_async(
+    manager: AsyncManagerClient, ref: str, *, credentials: Credentials | None = None
+) -> AsyncKeepClient:
+    """The twin of `connect_keep`."""
+    record = await manager.get_record(ref)
+    return AsyncKeepClient(
+        record.endpoint,
+        KeepPin.from_record(record),
+        credentials=credentials or manager.credentials,
+        fetch_record=lambda: _record_after_restart_async(manager, record.id),
+    )
+
+
+def _record_after_restart(manager: ManagerClient, keep_id: str) -> KeepRecord:
+    deadline = time.monotonic() + RESTART_PATIENCE
+    attempt = 0
+    while True:
+        try:
+            return manager.get_record(keep_id)
+        except ProblemError as problem:
+            if not _is_restarting(problem, deadline):
+                raise
+        time.sleep(pause(attempt))
+        attempt += 1
+
+
+async def _record_after_restart_async(manager: AsyncManagerClient, keep_id: str) -> KeepRecord:
+    deadline = time.monotonic() + RESTART_PATIENCE
+    attempt = 0
+    while True:
+        try:
+            return await manager.get_record(keep_id)
+        except ProblemError as problem:
+            if not _is_restarting(problem, deadline):
+                raise
+        await asyncio.sleep(pause(attempt))
+        attempt += 1
+
+
+def _is_restarting(problem: ProblemError, deadline: float) -> bool:
+    return problem.code == ErrorCode.KEEP_STATE_CONFLICT and time.monotonic() < deadline

@@ -1,0 +1,80 @@
+"""Everything that this package raises.
+
+KeepClientError
+├── InvalidArgumentError
+│   ├── NotAFileError
+│   └── NotAFolderError
+├── ConnectionFailedError
+│   ├── ConnectionBrokenError
+│   └── IdentityRefusedError
+├── PeerRefusedError
+│   ├── KeyMismatchError
+│   └── ImpostorError
+├── ProblemError
+└── ProtocolError
+    └── SpecMismatchError
+"""
+
+from __future__ import annotations
+
+from keep_protocol.errors import Problem
+
+
+class KeepClientError(Exception):
+    """Base of this package's errors."""
+
+
+class InvalidArgumentError(KeepClientError):
+    """What the caller gave cannot be used: a file, a certificate, an address, a path, a spec."""
+
+
+class NotAFileError(InvalidArgumentError):
+    """A file's content was asked for, and the keep has a folder there."""
+
+
+class NotAFolderError(InvalidArgumentError):
+    """A folder's entries were asked for, and the keep has a file there."""
+
+
+class ConnectionFailedError(KeepClientError):
+    """The peer cannot be reached or does not answer in time."""
+
+
+class ConnectionBrokenError(ConnectionFailedError):
+    """The connection ended in the middle of an exchange: whether the request had its effect is not known."""
+
+
+class IdentityRefusedError(ConnectionFailedError):
+    """The peer refused our certificate in the handshake."""
+
+
+class PeerRefusedError(KeepClientError):
+    """We refused the peer's certificate; nothing of the request was sent."""
+
+
+class KeyMismatchError(PeerRefusedError):
+    """The keep shows another key than the pinned one."""
+
+
+class ImpostorError(PeerRefusedError):
+    """Another key, and the manager knows of no new life of the keep that would explain it."""
+
+
+class ProblemError(KeepClientError):
+    """The peer refused or failed, and said why in an RFC 9457 problem; `code` is a `keep_protocol.errors.ErrorCode`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.code = problem.code
+        self.status = problem.status
+        self.detail = problem.detail
+        self.field = problem.field
+        self.remedy = problem.remedy
+
+
+class ProtocolError(KeepClientError):
+    """The answer is not what the API promises."""
+
+
+class SpecMismatchError(ProtocolError):
+    """The manager made a keep from another spec than the one it was given."""

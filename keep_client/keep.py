@@ -1,0 +1,213 @@
+"""A keep, for sync code: nothing is sent before its certificate is accepted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from keep_client import keep_calls
+from keep_client.addresses import endpoint_url
+from keep_client.calls import Call, StreamCall, T
+from keep_client.channel import BodyFactory, Channel
+from keep_client.credentials import Credentials
+from keep_client.errors import ConnectionFailedError, IdentityRefusedError, KeyMismatchError
+from keep_client.keep_calls import OutputStream
+from keep_client.pins import KeepPin, check_status
+from keep_client.sources import Progress, Source, as_source
+from keep_client.tls import keep_context
+from keep_protocol.keep_api import FileList, FileStored, KeepStatus, Run, RunList, RunRequest, WorkloadInfo
+from keep_protocol.manager_api import KeepRecord
+from keep_protocol.states import FileArea, RunState
+
+FetchRecord = Callable[[], KeepRecord]
+"""Asks the manager once more what a keep's key is."""
+
+
+class _Link(NamedTuple):
+    pin: KeepPin
+    channel: Channel
+
+
+class KeepClient:
+    """Talks to the keep at `endpoint` (`ADDRESS:PORT`) that `pin` describes.
+
+    `connect_keep` makes one from a manager.
+    With `fetch_record`, a keep that shows another key is looked up once more: after a restart the client goes on with
+    the new key, else it raises `ImpostorError`. Every method raises `KeepClientError`. Close it, or use it in `with`.
+    It may be used from several threads.
+    """
+
+    def __init__(
+        self, endpoint: str, pin: KeepPin, *, credentials: Credentials, fetch_record: FetchRecord | None = None
+    ) -> None:
+        self.endpoint = endpoint
+        self._base_url = endpoint_url(endpoint)
+        self._credentials = credentials
+        self._fetch_record = fetch_record
+        self._renewal = threading.Lock()
+        self._retired: list[Channel] = []
+        self._link = self._connect(pin)
+
+    @classmethod
+    def from_certificate(cls, endpoint: str, certificate: str, *, credentials: Credentials) -> Self:
+        """A keep whose certificate (PEM) is known from elsewhere; no manager is asked."""
+        return cls(endpoint, KeepPin.from_certificate(certificate), credentials=credentials)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for channel in (*self._retired, self._link.channel):
+            channel.close()
+
+    @property
+    def pin(self) -> KeepPin:
+        """What the keep is held to now."""
+        return self._link.pin
+
+    def status(self) -> KeepStatus:
+        """The keep about itself and about our roles."""
+        return self._call(keep_calls.status())
+
+    def verify(self) -> KeepStatus:
+        """Connect, and compare what the keep says with the pin. Raises `ProtocolError` when they differ."""
+        status = self.status()
+        check_status(self.pin, status)
+        return status
+
+    def openapi(self) -> dict[str, Any]:
+        """The keep's OpenAPI document."""
+        return self._call(keep_calls.openapi())
+
+    def workload(self) -> WorkloadInfo:
+        """What is loaded."""
+        return self._call(keep_calls.workload())
+
+    def load_workload(self, wasm: Path | bytes | Source, *, progress: Progress | None = None) -> WorkloadInfo:
+        """Send and compile a workload in place of the one that is loaded."""
+        source = as_source(wasm)
+        return self._call(keep_calls.load_workload(source), lambda: source.chunks(progress))
+
+    def remove_workload(self) -> None:
+        """Leave the keep empty."""
+        self._call(keep_calls.remove_workload())
+
+    def start_run(self, request: RunRequest | None = None, *, wait: float | None = None) -> Run:
+        """Start a run; with `wait`, returns when it has exited or after about that many seconds."""
+        return self._call(keep_calls.start_run(request or RunRequest(), wait))
+
+    def list_runs(self) -> RunList:
+        """The runs that the keep remembers, oldest first."""
+        return self._call(keep_calls.list_runs())
+
+    def get_run(self, run_id: str) -> Run:
+        """One run as it stands."""
+        return self._call(keep_calls.get_run(run_id))
+
+    def wait_for_run(self, run_id: str, *, timeout: float | None = None) -> Run:
+        """The run when it has exited, or as it stands after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        attempt = 0
+        while True:
+            run = self._call(keep_calls.get_run(run_id, keep_calls.patience(deadline)))
+            if run.state is RunState.EXITED or (deadline is not None and time.monotonic() >= deadline):
+                return run
+            time.sleep(keep_calls.pause(attempt))
+            attempt += 1
+
+    def output(
+        self, run_id: str, stream: OutputStream, *, offset: int = 0, follow: bool = False
+    ) -> Generator[bytes, None, None]:
+        """A run's output from `offset` on; with `follow`, live until it has exited.
+
+        A broken connection is resumed where it ended, as long as each attempt brings something.
+        """
+        failed_at = -1
+        while True:
+            call = keep_calls.output(run_id, stream, offset, follow)
+            try:
+                with closing(self._stream(call, fresh=failed_at >= 0)) as chunks:
+                    for chunk in chunks:
+                        offset += len(chunk)
+                        yield chunk
+                return
+            except IdentityRefusedError:
+                raise
+            except ConnectionFailedError:
+                if failed_at == offset:
+                    raise
+                failed_at = offset
+
+    def feed_stdin(self, run_id: str, chunks: Iterable[bytes]) -> None:
+        """Send the standard input of a run that was started with `stdin="stream"`; the end of `chunks` is its end."""
+        self._call(keep_calls.feed_stdin(run_id), lambda: chunks)
+
+    def stop_run(self, run_id: str) -> Run:
+        """Kill a run."""
+        return self._call(keep_calls.stop_run(run_id))
+
+    def list_files(self, area: FileArea, path: str = "") -> FileList:
+        """A folder's entries. Raises `NotAFolderError`."""
+        return self._call(keep_calls.list_files(area, path))
+
+    def read_file(self, area: FileArea, path: str) -> Generator[bytes, None, None]:
+        """A file's bytes as they come. Raises `NotAFileError` with the first one."""
+        return self._stream(keep_calls.read_file(area, path))
+
+    def put_file(
+        self, area: FileArea, path: str, data: Path | bytes | Source, *, progress: Progress | None = None
+    ) -> FileStored:
+        """Store a file in place of what is there, on disk when this returns."""
+        source = as_source(data)
+        return self._call(keep_calls.put_file(area, path, source), lambda: source.chunks(progress))
+
+    def make_folder(self, area: FileArea, path: str) -> None:
+        """Make a folder; one that exists stays as it is."""
+        self._call(keep_calls.make_folder(area, path))
+
+    def remove_file(self, area: FileArea, path: str = "") -> None:
+        """Remove a file, or a folder with all that it holds."""
+        self._call(keep_calls.remove_file(area, path))
+
+    def _call(self, call: Call[T], body: BodyFactory | None = None) -> T:
+        link = self._link
+        try:
+            return link.channel.call(call, body)
+        except KeyMismatchError as mismatch:
+            # Nothing was sent yet, so this is no second attempt even for calls that must not be repeated.
+            return self._renewed(link, mismatch).channel.call(call, body)
+
+    def _stream(self, call: StreamCall, *, fresh: bool = False) -> Generator[bytes, None, None]:
+        link = self._link
+        try:
+            yield from link.channel.stream(call, fresh=fresh)
+            return
+        except KeyMismatchError as mismatch:
+            link = self._renewed(link, mismatch)
+        yield from link.channel.stream(call)
+
+    def _renewed(self, refused: _Link, mismatch: KeyMismatchError) -> _Link:
+        """The link to the keep's next life, or the mismatch when nobody can be asked about it."""
+        if self._fetch_record is None:
+            raise mismatch
+        with self._renewal:
+            if self._link is refused:
+                # Other threads may still use the old channel: it is closed with the client.
+                self._link = self._connect(refused.pin.succeeded_by(self._fetch_record()))
+                self._retired.append(refused.channel)
+            return self._link
+
+    def _connect(self, pin: KeepPin) -> _Link:
+        context = keep_context(pin, self._credentials)
+        return _Link(pin, Channel(self._base_url, context, f"the keep at {self.endpoint}"))

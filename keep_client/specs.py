@@ -1,0 +1,121 @@
+"""Writing a keep's spec: who is let in, every default explicit, a fresh nonce."""
+
+from __future__ import annotations
+
+import secrets
+from base64 import b64encode
+from collections.abc import Iterable
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from keep_client.errors import InvalidArgumentError
+from keep_protocol.spec import (
+    DEFAULT_LIMITS,
+    MAX_SPEC_SIZE,
+    KeepSpec,
+    Limits,
+    Principal,
+    canonical,
+    decode_spec,
+)
+from keep_protocol.states import Backend, CrlPolicy, KeepRole
+
+
+def new_spec(
+    *,
+    principals: Iterable[Principal],
+    limits: Limits = DEFAULT_LIMITS,
+    backend: Backend = Backend.PROCESS,
+    restart_runs: bool = False,
+) -> KeepSpec:
+    """A spec that no other keep has. Raises `InvalidArgumentError` for one that no manager would take."""
+    try:
+        spec = KeepSpec(
+            version=1,
+            nonce=secrets.token_hex(16),
+            backend=backend,
+            principals=_merged(principals),
+            limits=limits,
+            restart_runs=restart_runs,
+        )
+        raw = canonical(spec)
+        # msgspec checks ranges and patterns when it decodes only.
+        decode_spec(raw)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise InvalidArgumentError(f"the spec is not valid: {error}") from error
+    if len(raw) > MAX_SPEC_SIZE:
+        raise InvalidArgumentError(f"the spec has {len(raw)} bytes, at most {MAX_SPEC_SIZE} are allowed")
+    return spec
+
+
+def principal_of(
+    certificate: str,
+    roles: Iterable[KeepRole],
+    *,
+    client_ca: str | None = None,
+    crl: CrlPolicy = CrlPolicy.REQUIRED,
+) -> Principal:
+    """The principal whose certificate (PEM) this is.
+
+    A self-signed one is pinned as it is. One that a CA issued is named by its SPIFFE id under `client_ca` (PEM), so
+    that the holder may renew it. Raises `InvalidArgumentError`.
+    """
+    parsed = load_certificate(certificate)
+    if parsed.issuer == parsed.subject:
+        return Principal(roles=tuple(roles), certificate=_der(parsed))
+    name = parsed.subject.rfc4514_string() or spiffe_id_of(parsed)
+    if client_ca is None:
+        raise InvalidArgumentError(f"the certificate of {name} was issued by a CA: give that CA's certificate too")
+    authority = load_certificate(client_ca)
+    try:
+        parsed.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError) as error:
+        raise InvalidArgumentError(
+            f"the certificate of {name} was not issued by the CA {authority.subject.rfc4514_string()}"
+        ) from error
+    return named_principal(spiffe_id_of(parsed), roles, client_ca=client_ca, crl=crl)
+
+
+def named_principal(
+    spiffe_id: str, roles: Iterable[KeepRole], *, client_ca: str, crl: CrlPolicy = CrlPolicy.REQUIRED
+) -> Principal:
+    """Whoever `client_ca` (PEM) certifies to be `spiffe_id`. Raises `InvalidArgumentError`."""
+    return Principal(roles=tuple(roles), ca=_der(load_certificate(client_ca)), spiffe_id=spiffe_id, crl=crl)
+
+
+def load_certificate(pem: str) -> x509.Certificate:
+    """The first certificate in `pem`. Raises `InvalidArgumentError`."""
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError as error:
+        raise InvalidArgumentError(f"this is not a certificate in PEM: {error}") from error
+
+
+def spiffe_id_of(certificate: x509.Certificate) -> str:
+    """The one SPIFFE id in a certificate. Raises `InvalidArgumentError`."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        uris = []
+    else:
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1 or not uris[0].startswith("spiffe://"):
+        raise InvalidArgumentError(f"the certificate has {len(uris)} URI names, expected one, a SPIFFE id")
+    return uris[0]
+
+
+def _merged(principals: Iterable[Principal]) -> tuple[Principal, ...]:
+    """The same somebody named twice becomes one principal with the roles of both."""
+    merged: dict[Principal, dict[KeepRole, None]] = {}
+    for principal in principals:
+        # A dict keeps the order in which roles were named, and names none twice.
+        roles = merged.setdefault(msgspec.structs.replace(principal, roles=(KeepRole.OWNER,)), {})
+        roles.update(dict.fromkeys(principal.roles))
+    return tuple(msgspec.structs.replace(who, roles=tuple(roles)) for who, roles in merged.items())
+
+
+def _der(certificate: x509.Certificate) -> str:
+    return b64encode(certificate.public_bytes(Encoding.DER)).decode()

@@ -1,0 +1,208 @@
+"""`keepctl create|ls|show|stop|start|restart|rm|logs`: the life of keeps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from keep_client import KeepClientError, connect_keep, new_spec
+from keep_protocol.manager_api import Keep, KeepDetail
+from testers.deployment import Deployment, printable
+from testers.keepctl.command import add_command
+from testers.keepctl.console import say, show_fields, show_json, show_table
+from testers.keepctl.quantities import size_text
+from testers.keepctl.specification import add_limit_options, allowance, limits_of, principals_of
+
+if TYPE_CHECKING:
+    from testers.keepctl.command import Handler, Subparsers
+
+
+def register(subparsers: Subparsers) -> None:
+    """Declare these commands."""
+    create = add_command(
+        subparsers,
+        "create",
+        "make a keep and verify it",
+        _create,
+        examples=(
+            "keepctl create --name prices --memory 1G --cpu 200",
+            "keepctl create --allow data-provider=alice.pem --allow auditor=spiffe://example.org/user/bob",
+            "keepctl create --json",
+        ),
+        details="You become its owner. Others are let in by --allow only; the operator has no rights inside a keep.",
+    )
+    create.add_argument("--name", help="1 to 63 of A-Z a-z 0-9 . _ - (default: chosen by the manager)")
+    create.add_argument(
+        "--allow",
+        metavar="ROLE=WHO",
+        type=allowance,
+        action="append",
+        default=[],
+        help="let in WHO (a certificate file or a SPIFFE id) as owner, data-provider, result-consumer, caller, auditor",
+    )
+    add_limit_options(create)
+    add_command(
+        subparsers, "ls", "list your keeps", _list, examples=("keepctl ls", "keepctl ls --json | jq -r '.[].id'")
+    )
+    show = add_command(
+        subparsers, "show", "show a keep, its limits and its sandbox", _show, examples=("keepctl show prices",)
+    )
+    show.add_argument("keep", metavar="KEEP", help="id or name")
+    for name, summary in (
+        ("stop", "stop a keep; workload and files stay"),
+        ("start", "start a stopped or failed keep"),
+        ("restart", "stop and start a keep"),
+    ):
+        change = add_command(subparsers, name, summary, _change(name), examples=(f"keepctl {name} prices",))
+        change.add_argument("keep", metavar="KEEP", help="id or name")
+    remove = add_command(
+        subparsers,
+        "rm",
+        "end keeps and wipe all that they hold",
+        _remove,
+        examples=("keepctl rm prices", "keepctl rm 3f1c0a5be2d94c71 prices"),
+    )
+    remove.add_argument("keeps", metavar="KEEP", nargs="+", help="id or name")
+    logs = add_command(
+        subparsers,
+        "logs",
+        "show what a keep's loader wrote; never what workloads wrote",
+        _logs,
+        examples=("keepctl logs prices", "keepctl logs prices --lines 20"),
+    )
+    logs.add_argument("keep", metavar="KEEP", help="id or name")
+    logs.add_argument("--lines", metavar="N", type=int, help="the last N lines only")
+
+
+def _create(options: argparse.Namespace) -> int:
+    deployment = Deployment.from_options(options)
+    spec = new_spec(principals=principals_of(deployment, options.allow), limits=limits_of(options))
+    with deployment.connect() as manager:
+        keep = manager.create_keep(spec, name=options.name)
+        try:
+            with connect_keep(manager, keep.id) as client:
+                client.verify()
+        except KeepClientError:
+            say(f"keep {keep.id} was made and cannot be verified: `keepctl rm {keep.id}` removes it")
+            raise
+    if options.json:
+        show_json(keep)
+    else:
+        print(f"{keep.id}  {printable(keep.name)}  {keep.state}  {keep.endpoint}")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    with Deployment.from_options(options).connect() as manager:
+        found = manager.list_keeps()
+    if options.json:
+        show_json(found.keeps)
+        return 0
+    show_table(
+        ("ID", "NAME", "STATE", "ENDPOINT", "PID", "CREATED", "OWNER"),
+        [
+            (keep.id, keep.name, keep.state, keep.endpoint, str(keep.pid or "-"), keep.created_at, keep.owner)
+            for keep in found.keeps
+        ],
+    )
+    if found.stale:
+        say("systemd does not answer: this is what was known last")
+    if found.orphans:
+        say(f"units without a record: {' '.join(map(printable, found.orphans))}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    with Deployment.from_options(options).connect() as manager:
+        detail = manager.get_keep(options.keep)
+    if options.json:
+        show_json(detail)
+    else:
+        _show_detail(detail)
+    return 0
+
+
+def _show_detail(detail: KeepDetail) -> None:
+    keep, limits = detail.keep, detail.keep.limits
+    show_fields(
+        {
+            "id": keep.id,
+            "name": keep.name,
+            "owner": keep.owner,
+            "state": f"{keep.state}{f': {keep.reason}' if keep.reason else ''}{' (stale)' if keep.stale else ''}",
+            "desired": keep.desired,
+            "backend": keep.backend,
+            "endpoint": keep.endpoint,
+            "process": None if keep.pid is None else str(keep.pid),
+            "invocation": keep.invocation,
+            "restarts": str(keep.restarts),
+            "unit": f"{detail.unit} ({detail.supervisor})",
+            "spec": keep.spec_digest,
+            "created": keep.created_at,
+        }
+    )
+    print(f"\nlimits ({'enforced' if detail.limits_enforced else 'NOT enforced by this supervisor'})")
+    show_table(
+        ("LIMIT", "VALUE"),
+        [
+            ("memory", size_text(limits.memory)),
+            ("cpu", f"{limits.cpu} %"),
+            ("tasks", str(limits.tasks)),
+            ("workload", size_text(limits.workload)),
+            ("files", size_text(limits.files)),
+            ("output", size_text(limits.output)),
+            ("run time", f"{limits.run_time} s"),
+            ("runs", str(limits.runs)),
+        ],
+    )
+    print("\nprincipals")
+    show_table(
+        ("WHO", "ROLES", "CRL"),
+        [
+            (who.spiffe_id or "a pinned certificate", ", ".join(who.roles), who.crl or "-")
+            for who in detail.spec.principals
+        ],
+    )
+    print("\nsandbox")
+    show_table(("DIRECTIVE", "STATUS", "DETAIL"), [(line.name, line.status, line.detail) for line in detail.sandbox])
+
+
+def _change(name: str) -> Handler:
+    def handle(options: argparse.Namespace) -> int:
+        with Deployment.from_options(options).connect() as manager:
+            changes = {"stop": manager.stop_keep, "start": manager.start_keep, "restart": manager.restart_keep}
+            _report(changes[name](options.keep), json=options.json)
+        return 0
+
+    return handle
+
+
+def _report(keep: Keep, *, json: bool) -> None:
+    if json:
+        show_json(keep)
+    else:
+        print(f"{keep.id}  {printable(keep.name)}  {keep.state}")
+
+
+def _remove(options: argparse.Namespace) -> int:
+    with Deployment.from_options(options).connect() as manager:
+        for ref in options.keeps:
+            manager.remove_keep(ref)
+            if not options.json:
+                print(f"{printable(ref)}  removed")
+    if options.json:
+        show_json({"removed": options.keeps})
+    return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    with Deployment.from_options(options).connect() as manager:
+        text = manager.logs(options.keep, lines=options.lines)
+    if options.json:
+        show_json({"lines": text.splitlines()})
+    elif sys.stdout.isatty():
+        print("\n".join(printable(line.expandtabs()) for line in text.splitlines()))
+    else:
+        sys.stdout.write(text)
+    return 0

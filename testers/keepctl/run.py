@@ -1,0 +1,264 @@
+"""`keepctl run`: a .wasm as if it were a local program, in a keep made for it or in one that exists."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from keep_client import (
+    InvalidArgumentError,
+    KeepClient,
+    KeepClientError,
+    ManagerClient,
+    ProblemError,
+    ProtocolError,
+    Source,
+    connect_keep,
+    follow_run,
+    new_spec,
+)
+from keep_client.following import Sink
+from keep_protocol.errors import ErrorCode
+from keep_protocol.keep_api import Mount, Run, RunRequest
+from keep_protocol.spec import DEFAULT_LIMITS, Limits, MiB
+from keep_protocol.states import WorkloadState
+from testers.deployment import Deployment, error_line
+from testers.keepctl import guest_paths
+from testers.keepctl.command import add_command
+from testers.keepctl.console import run_document, say, show_json
+from testers.keepctl.exit_status import FAILED, exit_status, explanation
+from testers.keepctl.fetching import fetch
+from testers.keepctl.files import sent_to
+from testers.keepctl.guest_paths import Folder, Location, Transfer, folder_mounts, locate, run_mounts
+from testers.keepctl.interruption import Interrupted, interruptible
+from testers.keepctl.quantities import duration, size
+from testers.keepctl.sending import Entry, entries_of, send
+from testers.keepctl.specification import principals_of
+from testers.keepctl.streams import STDERR, STDIN, STDOUT, file_chunks, read_chunks, write_all
+from testers.keepctl.temporary_keep import temporary_keep
+from testers.keepctl.workloads import load
+
+if TYPE_CHECKING:
+    from testers.keepctl.command import Subparsers
+
+BESIDE_THE_GUEST = 256 * MiB
+"""What a keep gets beyond the memory of a guest that was allowed more than a keep usually has."""
+
+CLOSED_PIPE = 141
+"""As if SIGPIPE had ended us: 128 + 13."""
+
+_DETAILS = """\
+Without --keep a keep is made, used and removed again, also on Ctrl-C. With --keep the file is loaded unless the keep
+has loaded just that file already. Standard output and standard error of the guest are passed through as they come.
+
+Guests see /input (read-only), /output and /data. --dir sends a local folder and shows it at GUEST, which may be / or a
+relative name; /input, /output and /data are then there only if --put or --get name them. What the guest writes into
+such a folder stays in the keep: fetch it with --get GUEST/file:LOCAL. In a keep that existed before, the folders of an
+earlier run with --dir are replaced. Links in LOCAL are followed only where they stay inside of it.
+
+Exit status: the guest's own; 134 trap, 124 timeout, 137 memory, 143 stopped, 125 any error that is not the guest's
+(also: lost, too much output), 128+N when signal N ended keepctl. Codes above 255 keep their low 8 bits, but never
+become 0.
+
+With --json the output is not passed through: one document with the run and, in base64, what it wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that the command line asks for, checked before a keep is made."""
+
+    wasm: Source
+    request: RunRequest
+    folders: tuple[tuple[Location, list[Entry]], ...]
+    puts: tuple[tuple[Location, list[Entry]], ...]
+    gets: tuple[tuple[Location, Path], ...]
+    stdin: str | None
+
+    def input(self) -> Iterable[bytes] | None:
+        """Standard input for the guest."""
+        if self.stdin is None:
+            return None
+        return read_chunks(STDIN) if self.stdin == "-" else file_chunks(Path(self.stdin))
+
+
+def register(subparsers: Subparsers) -> None:
+    """Declare this command."""
+    run = add_command(
+        subparsers,
+        "run",
+        "run a .wasm in a keep and exit as it does",
+        _run,
+        examples=(
+            "keepctl run hello.wasm",
+            "keepctl run wordcount.wasm --put text.txt:/input/text.txt -- /input/text.txt",
+            "cat data | keepctl run echo.wasm --stdin - --timeout 30s --memory 64M",
+            "keepctl run build.wasm --dir src:/src:ro --dir out:/out --get /out/result:result",
+            "keepctl run --keep prices hello.wasm --env LANG=C --arg=-v",
+        ),
+        details=_DETAILS,
+    )
+    run.add_argument("file", metavar="FILE.wasm", type=Path)
+    run.add_argument("--keep", metavar="KEEP", help="id or name of a keep (default: make one for this run)")
+    run.add_argument("--arg", metavar="A", action="append", default=[], help="an argument; before those after --")
+    run.add_argument("--env", metavar="K=V", type=_variable, action="append", default=[], help="a variable")
+    run.add_argument("--stdin", metavar="FILE|-", help="standard input, - for our own (default: none)")
+    for name, metavar, kind, text in (
+        ("--put", "LOCAL:GUEST", guest_paths.put, "send a file or folder before the run"),
+        ("--get", "GUEST:LOCAL", guest_paths.get, "fetch a file or folder after the run"),
+        ("--dir", "LOCAL:GUEST[:ro]", guest_paths.folder, "send a folder and show it to the guest at GUEST"),
+    ):
+        run.add_argument(name, metavar=metavar, type=kind, action="append", default=[], help=text)
+    run.add_argument("--memory", metavar="SIZE", type=size, help="memory of the guest, such as 64M")
+    run.add_argument("--timeout", metavar="TIME", type=duration, help="time for the run, such as 30s")
+    # The guest's own arguments are split off before parsing: argparse would take them for ours.
+    run.usage = "%(prog)s [options] FILE.wasm [-- ARGUMENT...]"
+    run.set_defaults(failure=FAILED)
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE")
+    return name, value
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        with interruptible():
+            return _run_interruptibly(options)
+    except Interrupted as interruption:
+        return interruption.status
+    except BrokenPipeError:
+        return CLOSED_PIPE
+
+
+def _run_interruptibly(options: argparse.Namespace) -> int:
+    job = _job(options)
+    deployment = Deployment.from_options(options)
+    with deployment.connect() as manager, _keep(options, deployment, manager) as keep:
+        return _work(keep, job, json=options.json)
+
+
+def _job(options: argparse.Namespace) -> Job:
+    wasm = Source.from_file(options.file)
+    if options.stdin not in (None, "-") and not Path(options.stdin).exists():
+        raise InvalidArgumentError(f"{options.stdin} does not exist: --stdin takes a file, or -")
+    folders: list[Folder] = options.dir
+    puts: list[Transfer] = options.put
+    gets: list[Transfer] = options.get
+    mounts = folder_mounts(folders)
+    for folder in folders:
+        if not folder.local.is_dir():
+            raise InvalidArgumentError(f"{folder.local} is no folder: --dir takes one, --put takes files")
+    return Job(
+        wasm=wasm,
+        request=RunRequest(
+            args=(*options.arg, *options.guest_args),
+            program=options.file.name,
+            env=dict(options.env),
+            stdin="none" if options.stdin is None else "stream",
+            mounts=run_mounts(mounts, [transfer.guest for transfer in (*puts, *gets)]),
+            memory=options.memory,
+            timeout=options.timeout,
+        ),
+        folders=tuple(
+            (Location(mount.area, mount.path), entries_of(folder.local))
+            for folder, mount in zip(folders, mounts, strict=True)
+        ),
+        puts=tuple(_put(transfer, mounts) for transfer in puts),
+        gets=tuple((locate(transfer.guest, mounts), Path(transfer.local)) for transfer in gets),
+        stdin=options.stdin,
+    )
+
+
+def _put(transfer: Transfer, mounts: tuple[Mount, ...]) -> tuple[Location, list[Entry]]:
+    place = sent_to(transfer.local, transfer.guest, locate(transfer.guest, mounts))
+    return place, entries_of(Path(transfer.local))
+
+
+@contextmanager
+def _keep(options: argparse.Namespace, deployment: Deployment, manager: ManagerClient) -> Iterator[KeepClient]:
+    if options.keep is not None:
+        with connect_keep(manager, options.keep) as client:
+            yield client
+        return
+    spec = new_spec(principals=principals_of(deployment, []), limits=_limits(options.memory, options.timeout))
+    with temporary_keep(manager, spec) as keep, connect_keep(manager, keep.id) as client:
+        yield client
+
+
+def _limits(memory: int | None, timeout: float | None) -> Limits:
+    """Enough for what the run may use, if that is more than usual."""
+    return msgspec.structs.replace(
+        DEFAULT_LIMITS,
+        memory=DEFAULT_LIMITS.memory if memory is None else max(DEFAULT_LIMITS.memory, memory + BESIDE_THE_GUEST),
+        run_time=DEFAULT_LIMITS.run_time if timeout is None else max(DEFAULT_LIMITS.run_time, math.ceil(timeout)),
+    )
+
+
+def _work(keep: KeepClient, job: Job, *, json: bool) -> int:
+    loaded = keep.workload()
+    if loaded.state is not WorkloadState.LOADED or loaded.digest != job.wasm.digest.hex():
+        load(keep, job.wasm)
+    for place, entries in job.folders:
+        _clear(keep, place)
+        send(keep, entries, place)
+    for place, entries in job.puts:
+        send(keep, entries, place)
+    stdout, stderr = io.BytesIO(), io.BytesIO()
+    sinks: tuple[Sink, Sink] = (stdout.write, stderr.write) if json else (_to(STDOUT), _to(STDERR))
+    run = _follow(keep, job, *sinks)
+    if run.exit is None:
+        raise ProtocolError("the keep says that the run has exited, and not how")
+    if json:
+        written = {"stdout": b64encode(stdout.getvalue()).decode(), "stderr": b64encode(stderr.getvalue()).decode()}
+        show_json({"run": run_document(run), **written})
+    if words := explanation(run.exit):
+        say(words)
+    status = exit_status(run.exit)
+    return status if _fetch_all(keep, job) else status or FAILED
+
+
+def _clear(keep: KeepClient, place: Location) -> None:
+    """Nothing of an earlier run may be mixed into a folder that is sent now."""
+    try:
+        keep.remove_file(place.area, place.path)
+    except ProblemError as problem:
+        if problem.code != ErrorCode.FILE_NOT_FOUND:
+            raise
+
+
+def _follow(keep: KeepClient, job: Job, stdout: Sink, stderr: Sink) -> Run:
+    run = keep.start_run(job.request)
+    try:
+        return follow_run(keep, run.id, stdout=stdout, stderr=stderr, stdin=job.input())
+    except BaseException:
+        # What ended the following is what the caller has to hear, whether or not stopping works too.
+        with suppress(KeepClientError):
+            keep.stop_run(run.id)
+        raise
+
+
+def _to(descriptor: int) -> Sink:
+    return lambda chunk: write_all(descriptor, chunk)
+
+
+def _fetch_all(keep: KeepClient, job: Job) -> bool:
+    """Fetch what `--get` names; False, and a message for each, when something is missing."""
+    complete = True
+    for place, local in job.gets:
+        try:
+            fetch(keep, place, local)
+        except (KeepClientError, OSError) as error:
+            say(f"--get {place}: {error_line(error)}")
+            complete = False
+    return complete

@@ -1,0 +1,74 @@
+"""From options to the spec of a new keep: limits and who is let in."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from keep_client import InvalidArgumentError, named_principal, principal_of
+from keep_client.identity import check_spiffe_id
+from keep_protocol.spec import DEFAULT_LIMITS, Limits, Principal
+from keep_protocol.states import KeepRole
+from testers.deployment import Deployment, read_pem
+from testers.keepctl.quantities import percentage, size, size_text, whole_duration
+
+
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """One option for each limit of a spec."""
+    group = parser.add_argument_group("limits of the keep")
+    default = DEFAULT_LIMITS
+    for name, field, kind, metavar, text, usual in (
+        ("--memory", "memory", size, "SIZE", "memory of all its processes", size_text(default.memory)),
+        ("--cpu", "cpu", percentage, "PERCENT", "share of one processor", f"{default.cpu}"),
+        ("--tasks", "tasks", int, "N", "processes and threads", f"{default.tasks}"),
+        ("--files", "files", size, "SIZE", "input, output and data together", size_text(default.files)),
+        ("--workload-limit", "workload", size, "SIZE", "size of an uploaded .wasm", size_text(default.workload)),
+        ("--output-limit", "output", size, "SIZE", "stdout and stderr of one run", size_text(default.output)),
+        ("--run-time", "run_time", whole_duration, "TIME", "duration of one run", f"{default.run_time}s"),
+        ("--runs", "runs", int, "N", "runs at the same time", f"{default.runs}"),
+    ):
+        group.add_argument(name, dest=f"limit_{field}", type=kind, metavar=metavar, help=f"{text} (default: {usual})")
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    """The limits that `add_limit_options` collected, with the defaults for the others."""
+    given = {field: getattr(options, f"limit_{field}") for field in Limits.__struct_fields__}
+    return msgspec.structs.replace(
+        DEFAULT_LIMITS, **{field: value for field, value in given.items() if value is not None}
+    )
+
+
+def allowance(text: str) -> tuple[KeepRole, str]:
+    """`ROLE=CERT.pem` or `ROLE=spiffe://…`. Raises `argparse.ArgumentTypeError`."""
+    role, separator, who = text.partition("=")
+    if not separator or not who:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected ROLE=CERT.pem or ROLE=spiffe://DOMAIN/user/NAME")
+    try:
+        return KeepRole(role), who
+    except ValueError:
+        roles = ", ".join(KeepRole)
+        raise argparse.ArgumentTypeError(f"{role!r} is not a role of keeps: expected one of {roles}") from None
+
+
+def principals_of(deployment: Deployment, allowances: list[tuple[KeepRole, str]]) -> tuple[Principal, ...]:
+    """Ourselves as owner, and everybody whom `--allow` names. Raises `InvalidArgumentError`."""
+    own = deployment.credentials().certificate
+    return (
+        _principal(KeepRole.OWNER, str(own), deployment),
+        *(_principal(role, who, deployment) for role, who in allowances),
+    )
+
+
+def _principal(role: KeepRole, who: str, deployment: Deployment) -> Principal:
+    client_ca = deployment.client_ca_pem()
+    if not who.startswith("spiffe://"):
+        try:
+            return principal_of(read_pem(Path(who)), (role,), client_ca=client_ca)
+        except InvalidArgumentError as error:
+            hint = "" if client_ca else " (--client-ca)"
+            raise InvalidArgumentError(f"{who}: {error}{hint}") from error
+    if client_ca is None:
+        raise InvalidArgumentError(f"{who} is certified by a CA: give that CA's certificate with --client-ca")
+    return named_principal(check_spiffe_id(who), (role,), client_ca=client_ca)

@@ -1,0 +1,97 @@
+"""`keepctl load|runs|output`: what a keep has to run, and what became of its runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keep_client import KeepClient, Source, connect_keep
+from keep_client.keep_calls import OutputStream
+from keep_protocol.keep_api import Run, WorkloadInfo
+from testers.deployment import Deployment
+from testers.keepctl.command import add_command
+from testers.keepctl.console import run_document, show_json, show_table, upload_bar
+from testers.keepctl.quantities import size_text
+from testers.keepctl.streams import STDOUT, write_all
+
+if TYPE_CHECKING:
+    from testers.keepctl.command import Subparsers
+
+
+def register(subparsers: Subparsers) -> None:
+    """Declare these commands."""
+    load = add_command(
+        subparsers,
+        "load",
+        "send a .wasm to a keep and compile it there",
+        _load,
+        examples=("keepctl load prices hello.wasm",),
+        details="What was loaded before is replaced, and /output is emptied.",
+    )
+    load.add_argument("keep", metavar="KEEP", help="id or name")
+    load.add_argument("file", metavar="FILE.wasm", type=Path)
+    runs = add_command(
+        subparsers,
+        "runs",
+        "list a keep's runs",
+        _runs,
+        examples=("keepctl runs prices", "keepctl runs prices --json | jq '.[-1].exit'"),
+    )
+    runs.add_argument("keep", metavar="KEEP", help="id or name")
+    output = add_command(
+        subparsers,
+        "output",
+        "show what a run has written",
+        _output,
+        examples=("keepctl output prices 5d2f", "keepctl output prices 5d2f --stderr --follow"),
+    )
+    output.add_argument("keep", metavar="KEEP", help="id or name")
+    output.add_argument("run", metavar="RUN", help="id of the run")
+    output.add_argument("--stderr", action="store_true", help="standard error instead of standard output")
+    output.add_argument("--follow", "-f", action="store_true", help="go on until the run has exited")
+
+
+def load(keep: KeepClient, source: Source) -> WorkloadInfo:
+    """Send a workload, with a progress bar for a large one."""
+    with upload_bar(Path(source.name).name, source.size) as progress:
+        return keep.load_workload(source, progress=progress)
+
+
+def _load(options: argparse.Namespace) -> int:
+    source = Source.from_file(options.file)
+    with Deployment.from_options(options).connect() as manager, connect_keep(manager, options.keep) as keep:
+        info = load(keep, source)
+    if options.json:
+        show_json(info)
+    else:
+        print(f"sha-256 {source.digest.hex()}  {size_text(source.size)}  {info.state}")
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    with Deployment.from_options(options).connect() as manager, connect_keep(manager, options.keep) as keep:
+        runs = keep.list_runs().runs
+    if options.json:
+        show_json([run_document(run) for run in runs])
+        return 0
+    show_table(
+        ("ID", "STATE", "EXIT", "STARTED", "ENDED"),
+        [(run.id, run.state, _exit(run), run.started_at or "-", run.ended_at or "-") for run in runs],
+    )
+    return 0
+
+
+def _exit(run: Run) -> str:
+    if run.exit is None:
+        return "-"
+    detail = run.exit.code if run.exit.code is not None else run.exit.trap
+    return run.exit.reason if detail is None else f"{run.exit.reason} {detail}"
+
+
+def _output(options: argparse.Namespace) -> int:
+    stream: OutputStream = "stderr" if options.stderr else "stdout"
+    with Deployment.from_options(options).connect() as manager, connect_keep(manager, options.keep) as keep:
+        for chunk in keep.output(options.run, stream, follow=options.follow):
+            write_all(STDOUT, chunk)
+    return 0
