@@ -1,0 +1,223 @@
+"""A keep's execution part with its real processes, for tests: forked runner, workload, runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+import wasmtime
+
+from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits
+from app_loader.oom import OomKills
+from app_loader.runner import Runner
+from app_loader.runs import Runs
+from app_loader.workload import Workload
+from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.keep_api import Run, RunExit, RunRequest, WorkloadInfo
+from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, Principal
+from keep_protocol.states import Backend, KeepRole, RunState
+
+T = TypeVar("T")
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+GUESTS = REPOSITORY / "tests" / "guests"
+ECHO = (REPOSITORY / "examples" / "echo" / "echo.wasm").read_bytes()
+PATIENCE = 60.0
+"""Seconds after which a test fails instead of hanging."""
+
+RETURNS = '(module (memory (export "memory") 1) (func (export "_start")))'
+SPINS = """(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\\10\\00\\00\\00\\08\\00\\00\\00")
+  (data (i32.const 16) "spinning")
+  (func (export "_start")
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (loop $again (br $again))))"""
+
+
+def spec(*, restart_runs: bool = False, **limits: int) -> KeepSpec:
+    return KeepSpec(
+        version=1,
+        nonce="0" * 32,
+        backend=Backend.PROCESS,
+        principals=(Principal(roles=(KeepRole.OWNER,), certificate="AAAA"),),
+        limits=msgspec.structs.replace(DEFAULT_LIMITS, **limits),
+        restart_runs=restart_runs,
+    )
+
+
+def wat(text: str) -> bytes:
+    return bytes(wasmtime.wat2wasm(text))
+
+
+def guest(name: str) -> bytes:
+    return (GUESTS / f"{name}.wasm").read_bytes()
+
+
+async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+def ending(run: Run) -> RunExit:
+    assert run.state == RunState.EXITED
+    assert run.exit is not None
+    return run.exit
+
+
+@contextlib.contextmanager
+def refused(code: ErrorCode) -> Iterator[None]:
+    with pytest.raises(RefusalError) as refusal:
+        yield
+    assert refusal.value.code == code
+
+
+@dataclass(slots=True)
+class Execution:
+    """What a scenario works with."""
+
+    state: Path
+    runner: Runner
+    workload: Workload
+    runs: Runs
+
+    async def load(self, wasm: bytes) -> WorkloadInfo:
+        return await self.workload.replace(stream(wasm), expected_digest=None, size=len(wasm))
+
+    async def run(self, request: RunRequest | None = None) -> Run:
+        started = await self.runs.start(request or RunRequest())
+        return await self.finished(started.id)
+
+    async def finished(self, run_id: str) -> Run:
+        return await self.runs.wait(run_id, PATIENCE)
+
+    async def stdout(self, run: Run, *, offset: int = 0, follow: bool = False) -> bytes:
+        return b"".join([block async for block in self.runs.output(run.id, "stdout", offset=offset, follow=follow)])
+
+    async def stderr(self, run: Run) -> bytes:
+        return b"".join([block async for block in self.runs.output(run.id, "stderr", offset=0, follow=False)])
+
+    async def process_of(self, run: Run) -> int:
+        """The pid of a run that is going."""
+        async with asyncio.timeout(PATIENCE):
+            while (pid := self.runner.pids.get(run.id)) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        return pid
+
+    async def spinning(self, run: Run) -> int:
+        """The pid of a run of `SPINS`, once the guest is at it."""
+        assert await anext(aiter(self.runs.output(run.id, "stdout", offset=0, follow=True))) == b"spinning"
+        return await self.process_of(run)
+
+    async def close(self) -> None:
+        await self.runs.close()
+        await self.runner.close()
+
+
+def execute(
+    state: Path,
+    scenario: Callable[[Execution], Awaitable[T]],
+    of: KeepSpec | None = None,
+    compile_limits: CompileLimits = DEFAULT_COMPILE_LIMITS,
+    oom_kills: OomKills | None = None,
+) -> T:
+    """Fork a runner on `state`, restore what is there, play the scenario, end everything."""
+    runner = Runner.fork(state)
+    wanted = of or spec()
+
+    async def play() -> T:
+        await runner.attach()
+        workload = Workload(state, runner, wanted.limits, compile_limits)
+        workload.restore()
+        runs = Runs(state, runner, workload, wanted, oom_kills)
+        runs.restore()
+        execution = Execution(state, runner, workload, runs)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await scenario(execution)
+        finally:
+            await execution.close()
+
+    return asyncio.run(play())
+
+
+def execute_until_killed(
+    state: Path, scenario: Callable[[Execution], Awaitable[None]], of: KeepSpec | None = None
+) -> None:
+    """Play a scenario in a process of its own, which is killed with SIGKILL as soon as the scenario returns."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+
+            async def play(execution: Execution) -> None:
+                await scenario(execution)
+                os.write(writer, b"!")
+                await asyncio.sleep(PATIENCE)
+
+            execute(state, play, of)
+        os._exit(1)
+    os.close(writer)
+    try:
+        assert os.read(reader, 1) == b"!", "the scenario failed"
+    finally:
+        os.close(reader)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def memory_holds(pid: int, content: bytes) -> bool:
+    """Whether any memory of a process that can be read has these bytes in it."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            span, permissions, *_ = line.split()
+            start, end = (int(part, 16) for part in span.split("-"))
+            if (
+                permissions.startswith("r")
+                and end - start < 2**30
+                and _region_holds(memory.fileno(), start, end, content)
+            ):
+                return True
+    return False
+
+
+def _region_holds(memory: int, start: int, end: int, content: bytes) -> bool:
+    block = 4 * 1024 * 1024
+    for offset in range(start, end, block):
+        try:
+            part = os.pread(memory, min(block + len(content), end - offset), offset)
+        except OSError:  # [vvar], guard pages
+            return False
+        if content in part:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file of this process can grow beyond `room` bytes: as on a full disk, but for the errno."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
