@@ -39,7 +39,8 @@ def take(
         listen, configuration = _ask(host / "handover.sock", instance, invocation)
         service_manager.store(LISTEN_FD, listen)
         service_manager.store(CONFIGURATION_FD, configuration, poll=False)
-    return _listener(listen), _read_configuration(configuration)
+    decoded = _read_configuration(configuration)
+    return _listener(listen), decoded
 
 
 def _ask(path: Path, instance: str, invocation: str) -> tuple[int, int]:
@@ -71,8 +72,10 @@ def _listener(descriptor: int) -> socket.socket:
     try:
         listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
+        listener.close()
         raise HandoverError(f"the descriptor handed over is no socket: {error.strerror}") from error
     if not listening or listener.type != socket.SOCK_STREAM:
+        listener.close()
         raise HandoverError("the socket handed over does not listen")
     listener.setblocking(False)
     return listener

@@ -15,6 +15,10 @@ class ServiceManager:
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
+    def close(self) -> None:
+        """Say nothing any more."""
+        self._socket.close()
+
     def notify(self, *assignments: str, descriptors: Sequence[int] = ()) -> None:
         """Send `assignments` as one message, `descriptors` along with it."""
         if not self._address:

@@ -20,6 +20,7 @@ from keep_manager.addresses import host_names
 from keep_manager.app import create_app
 from keep_manager.config import Address, Home, Settings, write_private
 from keep_manager.context import ManagerContext, Trust
+from keep_manager.entry import KeepEntry
 from keep_manager.errors import AlreadyServedError, ConfigurationError, ManagerError
 from keep_manager.events import EventLog
 from keep_manager.handover import HandoverServer
@@ -47,6 +48,7 @@ ACT_GRACE = 0.3
 KEEP_ALIVE = 30
 """Seconds that an idle connection stays open."""
 BACKLOG = 512
+_MOST_FOUND = 20
 
 
 SupervisorFactory = Callable[[], Awaitable[Supervisor]]
@@ -223,11 +225,15 @@ async def _serve(home: Home, settings: Settings, listen: Address, connect: Super
             await supervisor.close()
             raise
         _logger.info("supervisor: %s (%s)", supervisor.kind.value, supervisor.reason)
+        if missing := _not_promised(supervisor):
+            _logger.warning("supervisor: %s does not promise: %s", supervisor.kind.value, ", ".join(missing))
         url = _url(listener, settings)
 
         def answering() -> None:
             _write_manager_file(home, manager, url)
             print(f"listening on {url}", flush=True)
+            for line in _found(list(manager.context.lifecycle.entries.values())):
+                print(line, flush=True)
 
         server = http_server(manager, answering)
         loop = asyncio.get_running_loop()
@@ -246,6 +252,28 @@ async def _serve(home: Home, settings: Settings, listen: Address, connect: Super
             await manager.close()
     finally:
         listener.close()
+
+
+def _not_promised(supervisor: Supervisor) -> list[str]:
+    promises = supervisor.promises
+    missing = [f"a limit of {limit}" for limit in ("memory", "cpu", "tasks") if limit not in promises.limits]
+    if not promises.sandbox:
+        missing.append("a sandbox around the keep")
+    if not promises.own_uid:
+        missing.append("a user of its own for each keep")
+    return missing
+
+
+def _found(entries: list[KeepEntry]) -> list[str]:
+    """What the operator is told of keeps from before, a line each."""
+    lines = [
+        f"found keep {entry.id} ({entry.row.name}): {entry.state.value} at {entry.row.endpoint}"
+        + (f", process {entry.pid}" if entry.pid else "")
+        for entry in entries[:_MOST_FOUND]
+    ]
+    if len(entries) > _MOST_FOUND:
+        lines.append(f"found {len(entries) - _MOST_FOUND} keeps more: keepctl ls")
+    return lines
 
 
 def listen_on(address: Address) -> socket.socket:

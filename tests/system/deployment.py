@@ -73,6 +73,12 @@ class Deployment:
             line = self.manager.stdout.readline() if ready else ""
             assert line.startswith("listening on https://"), f"{line!r}\n{self.log()}"
 
+    def next_line(self) -> str:
+        """The next line that the manager printed."""
+        assert self.manager is not None
+        assert self.manager.stdout is not None
+        return self.manager.stdout.readline()
+
     def kill_manager(self) -> None:
         """SIGKILL, as a crash would."""
         self._end(signal.SIGKILL)

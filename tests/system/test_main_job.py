@@ -80,6 +80,7 @@ def test_a_killed_manager_finds_its_keeps_again_with_the_same_processes(fresh_de
     assert [(entry["id"], entry["pid"], entry["endpoint"]) for entry in found] == [
         (keep["id"], keep["pid"], keep["endpoint"])
     ]
+    assert f"found keep {keep['id']} (first): ready at {keep['endpoint']}" in fresh_deployment.next_line()
     run = fresh_deployment.json("runs", "first")[0]
     assert fresh_deployment.keepctl("output", "first", run["id"]).stdout == "Hello, world!\n"
 

@@ -1,0 +1,49 @@
+"""The memory of a keep: what all its processes have for themselves alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+_SETTLED = 0.5
+"""Seconds without a change after which a keep is taken to be idle."""
+_PATIENCE = 30.0
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all its descendants that live now."""
+    found = [pid]
+    try:
+        children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    for child in children.split():
+        found += tree(int(child))
+    return found
+
+
+def unshared_memory(processes: Iterable[int]) -> float:
+    """USS of all these processes in MiB: Private_Clean and Private_Dirty, proc_pid_smaps(5)."""
+    return sum(map(_private_kibibytes, processes)) / 1024
+
+
+def settled_memory(processes: Callable[[], Iterable[int]]) -> float:
+    """Their USS in MiB when it has not changed for a while: what a keep does after it is ready is over then."""
+    last, began = unshared_memory(processes()), time.monotonic()
+    changed = began
+    while time.monotonic() - changed < _SETTLED:
+        time.sleep(_SETTLED / 10)
+        if (now := unshared_memory(processes())) != last:
+            last, changed = now, time.monotonic()
+        if time.monotonic() - began > _PATIENCE:
+            raise RuntimeError(f"the memory of an idle keep still changes after {_PATIENCE:g} s")
+    return last
+
+
+def _private_kibibytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # it has ended since
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
