@@ -15,6 +15,7 @@ import msgspec
 from cryptography import x509
 
 from keep_manager.config import Settings
+from keep_manager.disk_reserve import DiskReserve
 from keep_manager.endpoints import bind_again, bind_recorded, split_endpoint
 from keep_manager.entry import KeepEntry
 from keep_manager.errors import (
@@ -22,6 +23,7 @@ from keep_manager.errors import (
     KeepFileError,
     ManagerError,
     ProbeError,
+    StoreFullError,
     UnitStartError,
 )
 from keep_manager.events import EventLog
@@ -49,15 +51,16 @@ class KeepStartError(ManagerError):
 class Lifecycle:
     """The keeps in memory, and what may happen to them."""
 
-    def __init__(self, store: Store, events: EventLog, supervisor: Supervisor, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, events: EventLog, supervisor: Supervisor, settings: Settings, reserve: DiskReserve
+    ) -> None:
         self.entries: dict[str, KeepEntry] = {entry.id: entry for entry in map(KeepEntry.of, store.keeps())}
         self.supervisor = supervisor
         self._store = store
         self._events = events
         self._settings = settings
+        self._reserve = reserve
         self._offers: dict[str, Offer] = {}
-
-    # -- names and places
 
     def instance(self, entry: KeepEntry) -> str:
         """The instance name of the keep's unit."""
@@ -67,8 +70,6 @@ class Lifecycle:
     def shared_folder(self) -> Path:
         """What all keeps of this deployment see of their manager."""
         return self.supervisor.paths.runtime / "deployments" / self._settings.deployment
-
-    # -- the record
 
     def announce(self, row: KeepRow, key: IdempotencyKey | None, actor: str) -> KeepEntry:
         """Record a keep that is about to be made, and take it into memory."""
@@ -98,8 +99,6 @@ class Lifecycle:
         if event:
             self._events.announce()
             _logger.info("keep %s: %s%s", entry.id, kind, f": {row.reason}" if row.reason else "")
-
-    # -- acts
 
     async def launch(self, entry: KeepEntry, *, kind: str, actor: str | None = None) -> None:
         """Bind the recorded endpoint and start the unit. Raises `EndpointTakenError` and what `run` raises."""
@@ -182,7 +181,13 @@ class Lifecycle:
     async def erase(self, entry: KeepEntry, actor: str | None, detail: dict[str, str] | None = None) -> None:
         """Stop, wipe and forget a keep. Raises `SupervisorUnavailableError`: then it is finished later."""
         instance = self.instance(entry)
-        self.record(entry, replace(entry.row, desired=Desired.REMOVED, phase=Phase.REMOVING, state=KeepState.REMOVING))
+        row = replace(entry.row, desired=Desired.REMOVED, phase=Phase.REMOVING, state=KeepState.REMOVING)
+        try:
+            self.record(entry, row)
+        except StoreFullError:
+            # Removing keeps is how an operator makes room again.
+            self._reserve.release()
+            self.record(entry, row)
         fault_point("remove:announced")
         await self.supervisor.stop(instance)
         fault_point("remove:stopped")
@@ -192,6 +197,7 @@ class Lifecycle:
         # Only a keep that was ready once has ever been promised to anybody.
         kind = "create-undone" if entry.row.invocation is None else "keep-removed"
         self._store.forget(entry.id, NewEvent(kind, entry.id, entry.owner, actor, detail))
+        self._reserve.fill()
         self.entries.pop(entry.id, None)
         self._events.announce()
         _logger.info("keep %s: %s", entry.id, kind)
@@ -204,8 +210,6 @@ class Lifecycle:
             return
         row = replace(entry.row, state=KeepState.FAILED, reason=reason)
         self.record(entry, row, "keep-failed", detail={"reason": reason})
-
-    # -- following the unit
 
     async def follow(self, entry: KeepEntry, *, start_missing: bool) -> None:
         """Bring record and unit together, whatever happened to either; takes the keep's lock.
@@ -274,8 +278,6 @@ class Lifecycle:
         """The keep of this deployment whose unit has this instance name."""
         deployment, _, keep_id = instance.partition("-")
         return self.entries.get(keep_id) if deployment == self._settings.deployment else None
-
-    # -- inside
 
     async def _finish_creation(self, entry: KeepEntry, status: UnitStatus) -> None:
         try:

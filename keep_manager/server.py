@@ -20,6 +20,7 @@ from keep_manager.addresses import host_names
 from keep_manager.app import create_app
 from keep_manager.config import Address, Home, Settings, write_private
 from keep_manager.context import ManagerContext, Trust
+from keep_manager.disk_reserve import DiskReserve
 from keep_manager.entry import KeepEntry
 from keep_manager.errors import AlreadyServedError, ConfigurationError, ManagerError
 from keep_manager.events import EventLog
@@ -94,7 +95,9 @@ class RunningManager:
         self.store = Store(home.database)
         try:
             events = EventLog(self.store)
-            lifecycle = Lifecycle(self.store, events, supervisor, settings)
+            reserve = DiskReserve(home.database.with_name("disk-reserve"))
+            reserve.fill()
+            lifecycle = Lifecycle(self.store, events, supervisor, settings, reserve)
             keeps = Keeps(lifecycle, self.store, settings, lambda: self.context.trust.client_ca)
             roles = RolesTable(home.roles_file)
             self.context = ManagerContext(

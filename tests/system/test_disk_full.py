@@ -1,0 +1,76 @@
+"""A disk that is really full: clear errors, and keep and manager live on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.deployment import Deployment, example, guest
+
+MiB = 1024 * 1024
+
+LIMITS = ("--workload-limit", "16M", "--files", "32M", "--output-limit", "1M")
+"""What this disk could hold if nothing else were on it: the manager refuses more."""
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    with tempfile.TemporaryDirectory(prefix="wk") as folder:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=32m,mode=755", "wasmkeep-test", folder],
+            capture_output=True,
+            check=False,
+        )
+        if mounted.returncode != 0:
+            pytest.skip("no file system can be mounted here")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def deployment_on_small_disk(small_disk: Path, supervisor: str) -> Iterator[Deployment]:
+    deployment = Deployment(small_disk / "home", supervisor)
+    deployment.init()
+    deployment.serve()
+    try:
+        yield deployment
+    finally:
+        deployment.down()
+
+
+def test_a_full_disk_is_said_and_the_keep_lives_on(deployment_on_small_disk: Deployment, tmp_path: Path) -> None:
+    deployment = deployment_on_small_disk
+    deployment.create("--name", "k", *LIMITS)
+    deployment.keepctl("load", "k", str(example("hello")))
+    (deployment.home / "ballast").write_bytes(bytes(16 * MiB))
+    large = tmp_path / "large"
+    large.write_bytes(bytes(20 * MiB))
+    refused = deployment.keepctl("put", "k", str(large), "/input/large", check=False)
+    assert refused.returncode == 1
+    assert "disk-full" in refused.stderr
+    assert deployment.keepctl("run", str(example("hello")), "--keep", "k").stdout == "Hello, world!\n"
+
+
+def test_a_guest_that_fills_the_disk_is_ended_and_its_keep_can_be_removed(
+    deployment_on_small_disk: Deployment,
+) -> None:
+    deployment = deployment_on_small_disk
+    deployment.create("--name", "k", *LIMITS)
+    filled = deployment.keepctl("run", str(guest("fill_disk")), "--keep", "k", "--", "/data/full", check=False)
+    assert filled.returncode == 125, filled
+    assert "disk full" in filled.stderr
+    hello = deployment.keepctl("run", str(example("hello")), "--keep", "k", check=False)
+    assert hello.returncode == 125
+    assert "disk-full" in hello.stderr
+    deployment.keepctl("rm", "k")
+    deployment.create("--name", "k", *LIMITS)
+    assert deployment.keepctl("run", str(example("hello")), "--keep", "k").stdout == "Hello, world!\n"
