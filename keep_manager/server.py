@@ -234,9 +234,10 @@ async def _serve(home: Home, settings: Settings, listen: Address, connect: Super
 
         def answering() -> None:
             _write_manager_file(home, manager, url)
-            print(f"listening on {url}", flush=True)
-            for line in _found(list(manager.context.lifecycle.entries.values())):
-                print(line, flush=True)
+            # Whoever started us may have read the first line and closed the pipe.
+            with contextlib.suppress(BrokenPipeError):
+                for line in (f"listening on {url}", *_found(list(manager.context.lifecycle.entries.values()))):
+                    print(line, flush=True)
 
         server = http_server(manager, answering)
         loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,10 +74,15 @@ def only_keep() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def manager() -> Iterator[subprocess.Popen[str]]:
-    """A manager in the background that says it is listening. It is not ended with the block: see `end`."""
+def manager(keeps: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """A manager in the background that says it is listening, and that it found so many keeps.
+
+    It is not ended with the block: see `end`.
+    """
     print(f"$ {shlex.join(SERVE)} &", flush=True)
-    with (CHECKOUT / HOME / "manager.log").open("a") as log:
+    log_file = CHECKOUT / HOME / "manager.log"
+    logged = log_file.stat().st_size if log_file.exists() else 0
+    with log_file.open("a") as log:
         process = subprocess.Popen(
             SERVE, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, encoding="utf-8"
         )
@@ -85,12 +91,16 @@ def manager() -> Iterator[subprocess.Popen[str]]:
         deadline = time.monotonic() + STARTUP_SECONDS
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            line = ""
-            while not line.startswith("listening on "):
+            for start in ("listening on ", *["found keep "] * keeps):
                 expect(bool(selector.select(deadline - time.monotonic())), "the manager did not come up in time")
                 line = process.stdout.readline()
-                expect(line != "", f"the manager ended; see {HOME}/manager.log")
+                expect(line.startswith(start), f"the manager said {line!r}; see {HOME}/manager.log")
                 print(line, end="", flush=True)
+        for line in log_file.read_text()[logged:].splitlines():
+            if " keep_manager.server: supervisor: " in line:
+                print(
+                    textwrap.fill(line.partition(" keep_manager.server: ")[2], 118, subsequent_indent="  "), flush=True
+                )
         yield process
     finally:
         process.stdout.close()
@@ -153,7 +163,7 @@ def demonstrate() -> None:
         first.wait(COMMAND_SECONDS)
 
     explain("Another manager finds the keep again: the same process at the same address, which noticed nothing.")
-    with manager() as second:
+    with manager(keeps=1) as second:
         after = only_keep()
         for fact in ("id", "pid", "endpoint", "certificate", "state"):
             expect(after[fact] == before[fact], f"`{fact}` was {before[fact]} and is {after[fact]}")
