@@ -88,14 +88,13 @@ def manager(keeps: int = 0) -> Iterator[subprocess.Popen[str]]:
         )
     assert process.stdout is not None
     try:
-        deadline = time.monotonic() + STARTUP_SECONDS
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            for start in ("listening on ", *["found keep "] * keeps):
-                expect(bool(selector.select(deadline - time.monotonic())), "the manager did not come up in time")
-                line = process.stdout.readline()
-                expect(line.startswith(start), f"the manager said {line!r}; see {HOME}/manager.log")
-                print(line, end="", flush=True)
+            expect(bool(selector.select(STARTUP_SECONDS)), "the manager did not come up in time")
+        for start in ("listening on ", *["found keep "] * keeps):
+            line = process.stdout.readline()
+            expect(line.startswith(start), f"the manager said {line!r}; see {HOME}/manager.log")
+            print(line, end="", flush=True)
         for line in log_file.read_text()[logged:].splitlines():
             if " keep_manager.server: supervisor: " in line:
                 print(
