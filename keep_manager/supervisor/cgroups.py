@@ -9,8 +9,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 _MOUNT = Path("/sys/fs/cgroup")
 _KILL_TIMEOUT = 10.0
+
+
+class CgroupRecord(msgspec.Struct, frozen=True):
+    """Which cgroups were made: whoever ends them may be in other ones than whoever made them."""
+
+    folders: tuple[str, ...]
+    parents: tuple[str, ...]
+    """Made on the way, outermost first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,64 +30,54 @@ class _Hierarchy:
     """Where this process is in it, relative to `mount`."""
 
 
-class CgroupTree:
-    """The cgroups named `name` below this process's own.
+def make_cgroups(name: str) -> CgroupRecord:
+    """Make the cgroups named `name` below this process's own, wherever a process may be moved into them.
 
     systemd uses a v1 controller only where it finds its own path of the `systemd` hierarchy in that controller's
     too. Where this process is deeper in one hierarchy than in others, that deeper path is made in all of them: the
     other way round, its processes would leave a cgroup that somebody put them in.
     """
+    hierarchies = _hierarchies()
+    parent = max((hierarchy.own for hierarchy in hierarchies), key=lambda path: len(path.parts))
+    folders: list[str] = []
+    parents: list[str] = []
+    for hierarchy in hierarchies:
+        folder = hierarchy.mount / parent / name
+        if not parent.is_relative_to(hierarchy.own):
+            continue
+        with contextlib.suppress(OSError):
+            missing = [path for path in reversed(folder.parents) if not path.exists()]
+            for path in missing:
+                path.mkdir()
+                parents.append(str(path))
+            folder.mkdir(exist_ok=True)
+            _delegate(folder)
+            if os.access(folder / "cgroup.procs", os.W_OK):
+                folders.append(str(folder))
+    return CgroupRecord(tuple(folders), tuple(parents))
 
-    def __init__(self, name: str) -> None:
-        hierarchies = _hierarchies()
-        self._parent = max((hierarchy.own for hierarchy in hierarchies), key=lambda path: len(path.parts))
-        self._mounts = tuple(hierarchy.mount for hierarchy in hierarchies if self._parent.is_relative_to(hierarchy.own))
-        self._own = {hierarchy.mount: hierarchy.own for hierarchy in hierarchies}
-        self._path = self._parent / name
 
-    def create(self) -> list[str]:
-        """Make them; returns those that exist now and that a process can be moved into."""
-        made = []
-        for mount in self._mounts:
-            folder = mount / self._path
+def empty_cgroups(record: CgroupRecord) -> None:
+    """Kill every process in them and wait until they are gone."""
+    deadline = time.monotonic() + _KILL_TIMEOUT
+    while processes := _processes(record):
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes {sorted(processes)} do not end")
+        time.sleep(0.01)
+
+
+def remove_cgroups(record: CgroupRecord) -> None:
+    """Remove them, which must be empty, with all below them and the parents that were made for them."""
+    for folder in record.folders:
+        for path, _, _ in os.walk(folder, topdown=False):
             with contextlib.suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                _delegate(folder)
-                if os.access(folder / "cgroup.procs", os.W_OK):
-                    made.append(str(folder))
-        return made
-
-    def empty(self) -> None:
-        """Kill every process in them and wait until they are gone."""
-        deadline = time.monotonic() + _KILL_TIMEOUT
-        while processes := self._processes():
-            for pid in processes:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"processes {sorted(processes)} do not end")
-            time.sleep(0.01)
-
-    def remove(self) -> None:
-        """Remove them, which must be empty, with all below them and the parents that were made for them."""
-        for mount in self._mounts:
-            for path, _, _ in os.walk(mount / self._path, topdown=False):
-                with contextlib.suppress(OSError):
-                    Path(path).rmdir()
-            folder = self._parent
-            while folder != self._own[mount] and folder.parts:
-                with contextlib.suppress(OSError):
-                    (mount / folder).rmdir()
-                folder = folder.parent
-
-    def _processes(self) -> set[int]:
-        found: set[int] = set()
-        for mount in self._mounts:
-            for path, _, _ in os.walk(mount / self._path):
-                with contextlib.suppress(OSError):
-                    found.update(int(line) for line in (Path(path) / "cgroup.procs").read_text().split())
-        # 0 stands for processes outside of our pid namespace.
-        return found - {0, os.getpid()}
+                Path(path).rmdir()
+    for parent in reversed(record.parents):
+        with contextlib.suppress(OSError):
+            Path(parent).rmdir()
 
 
 def delegated_limits(pid: int) -> frozenset[str]:
@@ -92,6 +92,16 @@ def delegated_limits(pid: int) -> frozenset[str]:
     # On v1, an unprivileged systemd does not touch the cpu controller even where it could.
     names = limits if os.geteuid() == 0 else ("memory", "pids")
     return frozenset(limits[name] for name in names if os.access(_MOUNT / name / own, os.W_OK))
+
+
+def _processes(record: CgroupRecord) -> set[int]:
+    found: set[int] = set()
+    for folder in record.folders:
+        for path, _, _ in os.walk(folder):
+            with contextlib.suppress(OSError):
+                found.update(int(line) for line in (Path(path) / "cgroup.procs").read_text().split())
+    # 0 stands for processes outside of our pid namespace.
+    return found - {0, os.getpid()}
 
 
 def _hierarchies(pid: int | None = None) -> list[_Hierarchy]:

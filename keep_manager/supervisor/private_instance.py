@@ -18,9 +18,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from keep_manager.errors import SupervisorUnavailableError
 from keep_manager.supervisor.bus_client import BusClient, BusError
-from keep_manager.supervisor.cgroups import CgroupTree
+from keep_manager.supervisor.cgroups import CgroupRecord, empty_cgroups, make_cgroups, remove_cgroups
 from keep_manager.supervisor.units import KeepUnit, write_units
 
 _START_TIMEOUT = 15.0
@@ -91,7 +93,7 @@ class PrivateInstance:
         self._runtime = runtime
         self._state = state
         self._keep_unit = keep_unit
-        self._cgroups = CgroupTree(f"wasmkeep-{deployment}")
+        self._name = f"wasmkeep-{deployment}"
 
     @property
     def bus_address(self) -> Path:
@@ -114,8 +116,9 @@ class PrivateInstance:
 
     def remove(self) -> None:
         """Kill what is left in its cgroup; remove the cgroup and the runtime directory."""
-        self._cgroups.empty()
-        self._cgroups.remove()
+        record = self._recorded_cgroups()
+        empty_cgroups(record)
+        remove_cgroups(record)
         shutil.rmtree(self._runtime, ignore_errors=True)
 
     def _ensure(self) -> None:
@@ -126,7 +129,9 @@ class PrivateInstance:
             if _answers(self.bus_address):
                 return
             # Processes of an instance that was killed live on; the next one would start a second of each.
-            self._cgroups.empty()
+            left = self._recorded_cgroups()
+            empty_cgroups(left)
+            remove_cgroups(left)
             shutil.rmtree(self._runtime / "systemd", ignore_errors=True)
             self._start(units)
 
@@ -139,13 +144,15 @@ class PrivateInstance:
         # Shared propagation: systemd's own mounts for units have to reach the units' namespaces.
         namespace += ["--mount", "--propagation", "shared"]
         script = _ROOT_NAMESPACE if root else _USER_NAMESPACE
+        cgroups = make_cgroups(self._name)
+        self._cgroup_file.write_bytes(msgspec.json.encode(cgroups))
         command = [*namespace, "sh", "-c", script, "sh", str(systemd), "--user"]
         with _readiness(self._runtime / "ready") as ready:
             failure = self._state / "systemd-start.log"
             with failure.open("wb") as output:
                 # Never a pipe: systemd would hold it open for ever.
                 process = subprocess.Popen(
-                    ["sh", "-c", _JOIN_CGROUPS, "sh", *self._cgroups.create(), "--", *command],
+                    ["sh", "-c", _JOIN_CGROUPS, "sh", *cgroups.folders, "--", *command],
                     env=self._environment(units),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -162,6 +169,16 @@ class PrivateInstance:
         if root:
             # Keeps run under uids of their own and have to reach it.
             (self._runtime / "systemd" / "notify").chmod(0o666)
+
+    @property
+    def _cgroup_file(self) -> Path:
+        return self._runtime / "cgroups.json"
+
+    def _recorded_cgroups(self) -> CgroupRecord:
+        try:
+            return msgspec.json.decode(self._cgroup_file.read_bytes(), type=CgroupRecord)
+        except FileNotFoundError:
+            return CgroupRecord((), ())
 
     def _environment(self, units: Path) -> dict[str, str]:
         control, transient = self._runtime / "systemd/user.control", self._runtime / "systemd/transient"

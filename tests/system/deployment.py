@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keep_client import KeepClient, ManagerClient
-
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -138,6 +136,12 @@ class Deployment:
         file = self.home / "serve.log"
         return file.read_text() if file.exists() else ""
 
+    @property
+    def deployment_id(self) -> str:
+        """What the instances of its keeps begin with."""
+        deployment: str = json.loads((self.home / "manager.json").read_text())["deployment"]
+        return deployment
+
     def keep_mains(self) -> list[int]:
         """The pids of the keeps' main processes: their runners and runs are below them."""
         pids = self.keep_processes()
@@ -145,8 +149,7 @@ class Deployment:
 
     def keep_processes(self) -> list[int]:
         """The pids of all processes that run a keep of this home, whatever started them."""
-        deployment = json.loads((self.home / "manager.json").read_text())["deployment"]
-        return [pid for pid, command in _processes() if "-m keep_loader " in command and f" {deployment}-" in command]
+        return keep_processes(self.deployment_id)
 
     def _end(self, number: signal.Signals) -> int:
         assert self.manager is not None
@@ -156,6 +159,11 @@ class Deployment:
             self.manager.stdout.close()
         self.manager = None
         return status
+
+
+def keep_processes(deployment_id: str) -> list[int]:
+    """The pids of all processes that run a keep of a deployment."""
+    return [pid for pid, line in _processes() if "-m keep_loader " in line and f" {deployment_id}-" in line]
 
 
 def _parent(pid: int) -> int:
@@ -175,6 +183,3 @@ def _processes() -> list[tuple[int, str]]:
                 continue
             found.append((int(entry.name), command))
     return found
-
-
-__all__ = ["EXAMPLES", "GUESTS", "Deployment", "KeepClient", "ManagerClient", "eventually", "example", "guest"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.deployment import BIN, Deployment, eventually, example
+from keep_manager.supervisor.cgroups import make_cgroups, remove_cgroups
+from tests.system.deployment import BIN, Deployment, eventually, example, keep_processes
 
 
 @pytest.fixture
@@ -71,3 +73,25 @@ def test_the_private_systemd_moves_nothing_and_marks_nothing_of_the_machine(on_p
     assert "wasmkeep-" in Path(f"/proc/{_systemd(on_private)}/cgroup").read_text()
     if Path("/proc/1/comm").read_text().strip() != "systemd":
         assert not Path("/run/systemd/system").exists()
+
+
+def test_what_a_killed_systemd_leaves_is_ended_from_another_cgroup_too(on_private: Deployment) -> None:
+    on_private.create()
+    os.kill(_systemd(on_private), signal.SIGKILL)
+    on_private.kill_manager()
+    deployment_id = on_private.deployment_id
+    assert on_private.keep_mains() != []
+    elsewhere = make_cgroups("wasmkeep-test")
+
+    def join() -> None:
+        for folder in elsewhere.folders:
+            # A fresh cpuset of cgroup v1 takes nobody in.
+            with contextlib.suppress(OSError):
+                (Path(folder) / "cgroup.procs").write_text("0")
+
+    try:
+        on_private.run("keep-manager", "down", "--home", str(on_private.home), preexec_fn=join)
+        assert keep_processes(deployment_id) == []
+    finally:
+        remove_cgroups(elsewhere)
+    on_private.serve()
