@@ -32,7 +32,7 @@ def measure(session: Session) -> list[Row | Omission]:
 def _cold_keep(client: Client) -> float:
     started = time.perf_counter()
     keep = client.create()
-    with connect_keep(client.manager, keep.id) as connection:
+    with connect_keep(client.manager, keep) as connection:
         connection.verify()
         elapsed = time.perf_counter() - started
     client.manager.remove_keep(keep.id)

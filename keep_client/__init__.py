@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keep_client.async_following import follow_run_async
 from keep_client.async_keep import AsyncKeepClient
 from keep_client.async_manager import AsyncManagerClient
 from keep_client.connect import connect_keep, connect_keep_async
@@ -21,7 +22,7 @@ from keep_client.errors import (
     ProtocolError,
     SpecMismatchError,
 )
-from keep_client.following import follow_run, follow_run_async
+from keep_client.following import follow_run
 from keep_client.keep import KeepClient
 from keep_client.manager import ManagerClient
 from keep_client.pins import KeepPin

@@ -10,7 +10,7 @@ import httpx
 
 from keep_client.calls import MAX_ANSWER, Call, Head, Request, StreamCall, T, problem, succeeded
 from keep_client.channel import KEEPALIVE, head_of, header_fields, timeouts
-from keep_client.errors import ConnectionBrokenError, ProtocolError
+from keep_client.errors import ConnectionBrokenError, InvalidArgumentError, ProtocolError
 from keep_client.failures import TRANSPORT_ERRORS, translated
 
 AsyncBodyFactory = Callable[[], AsyncIterable[bytes]]
@@ -24,10 +24,12 @@ class AsyncChannel:
         self._base_url = base_url
         self._context = context
         self._peer = peer
+        self._closed = False
         self._client = self._new_client()
 
     async def close(self) -> None:
         """Close all connections."""
+        self._closed = True
         await self._client.aclose()
 
     async def call(self, call: Call[T], body: AsyncBodyFactory | None = None) -> T:
@@ -76,6 +78,8 @@ class AsyncChannel:
     async def _exchange(
         self, client: httpx.AsyncClient, request: Request, body: AsyncBodyFactory | None
     ) -> AsyncIterator[httpx.Response]:
+        if self._closed:
+            raise InvalidArgumentError(f"the client for {self._peer} is closed")
         content = request.body if body is None else body()
         try:
             async with client.stream(

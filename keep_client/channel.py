@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 
 from keep_client.calls import MAX_ANSWER, Call, Head, Request, StreamCall, T, problem, succeeded
-from keep_client.errors import ConnectionBrokenError, ProtocolError
+from keep_client.errors import ConnectionBrokenError, InvalidArgumentError, ProtocolError
 from keep_client.failures import TRANSPORT_ERRORS, translated
 
 BodyFactory = Callable[[], Iterable[bytes]]
@@ -52,10 +52,12 @@ class Channel:
         self._base_url = base_url
         self._context = context
         self._peer = peer
+        self._closed = False
         self._client = self._new_client()
 
     def close(self) -> None:
         """Close all connections."""
+        self._closed = True
         self._client.close()
 
     def call(self, call: Call[T], body: BodyFactory | None = None) -> T:
@@ -99,6 +101,8 @@ class Channel:
 
     @contextmanager
     def _exchange(self, client: httpx.Client, request: Request, body: BodyFactory | None) -> Iterator[httpx.Response]:
+        if self._closed:
+            raise InvalidArgumentError(f"the client for {self._peer} is closed")
         content = request.body if body is None else body()
         try:
             with client.stream(

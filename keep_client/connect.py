@@ -14,37 +14,42 @@ from keep_client.keep_calls import pause
 from keep_client.manager import ManagerClient
 from keep_client.pins import KeepPin
 from keep_protocol.errors import ErrorCode
-from keep_protocol.manager_api import KeepRecord
+from keep_protocol.manager_api import Keep, KeepRecord
 
 RESTART_PATIENCE = 15.0
 """Seconds for which a keep that is just being restarted may have no record."""
 
 
-def connect_keep(manager: ManagerClient, ref: str, *, credentials: Credentials | None = None) -> KeepClient:
-    """A client for the keep with this id or name, as whom the manager knows us unless told otherwise.
+def connect_keep(manager: ManagerClient, keep: str | Keep, *, credentials: Credentials | None = None) -> KeepClient:
+    """A client for a keep, as whom the manager knows us unless told otherwise.
 
+    The keep is named by its id or name, or given as the manager has just told of it, which saves asking again.
     Nothing is sent to the keep yet; `verify()` does that.
     """
-    record = manager.get_record(ref)
+    found = manager.get_record(keep) if isinstance(keep, str) else keep
     return KeepClient(
-        record.endpoint,
-        KeepPin.from_record(record),
+        found.endpoint,
+        _pin(found),
         credentials=credentials or manager.credentials,
-        fetch_record=lambda: _record_after_restart(manager, record.id),
+        fetch_record=lambda: _record_after_restart(manager, found.id),
     )
 
 
 async def connect_keep_async(
-    manager: AsyncManagerClient, ref: str, *, credentials: Credentials | None = None
+    manager: AsyncManagerClient, keep: str | Keep, *, credentials: Credentials | None = None
 ) -> AsyncKeepClient:
     """The twin of `connect_keep`."""
-    record = await manager.get_record(ref)
+    found = await manager.get_record(keep) if isinstance(keep, str) else keep
     return AsyncKeepClient(
-        record.endpoint,
-        KeepPin.from_record(record),
+        found.endpoint,
+        _pin(found),
         credentials=credentials or manager.credentials,
-        fetch_record=lambda: _record_after_restart_async(manager, record.id),
+        fetch_record=lambda: _record_after_restart_async(manager, found.id),
     )
+
+
+def _pin(found: Keep | KeepRecord) -> KeepPin:
+    return KeepPin.from_record(found) if isinstance(found, KeepRecord) else KeepPin.from_keep(found)
 
 
 def _record_after_restart(manager: ManagerClient, keep_id: str) -> KeepRecord:

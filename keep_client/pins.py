@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keep_client.errors import ImpostorError, InvalidArgumentError, KeyMismatchError, PeerRefusedError, ProtocolError
 from keep_protocol.keep_api import KeepStatus
-from keep_protocol.manager_api import KeepRecord
+from keep_protocol.manager_api import Keep, KeepRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,17 @@ class KeepPin:
                 f"{pin.spki_sha256}, and it says {record.spki_sha256!a}"
             )
         return cls(pin.spki_sha256, record.invocation, record.spec_digest)
+
+    @classmethod
+    def from_keep(cls, keep: Keep) -> KeepPin:
+        """The pin that a keep as its manager lists it amounts to. Raises `ProtocolError` when it is not ready."""
+        if keep.certificate is None or keep.invocation is None:
+            raise ProtocolError(f"keep {keep.id} is {keep.state.value} and has no certificate: start it, then connect")
+        try:
+            pin = cls.from_certificate(keep.certificate)
+        except InvalidArgumentError as error:
+            raise ProtocolError(f"the manager's entry of keep {keep.id} is not usable: {error}") from error
+        return cls(pin.spki_sha256, keep.invocation, keep.spec_digest)
 
     @classmethod
     def from_certificate(cls, pem: str) -> KeepPin:

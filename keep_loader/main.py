@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
         )
         if not published:
             published = True
+            gc.enable()
             service_manager.ready(f"keep {configuration.id} is serving")
 
     watchdog = int(environment.get("WATCHDOG_USEC", "0")) / 1_000_000

@@ -98,7 +98,11 @@ def _run(keep: KeepClient, program: str, arguments: tuple[str, ...]) -> Run:
     run = keep.start_run(RunRequest(args=arguments, program=program))
     print(f"run {printable(run.id)}, its output:", flush=True)
     return follow_run(
-        keep, run.id, stdout=lambda data: write_all(STDOUT, data), stderr=lambda data: write_all(STDERR, data)
+        keep,
+        run.id,
+        stdout=lambda data: write_all(STDOUT, data),
+        stderr=lambda data: write_all(STDERR, data),
+        stop_on_error=True,
     )
 
 

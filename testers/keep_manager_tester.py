@@ -103,7 +103,7 @@ def _ready(manager: ManagerClient) -> Keep:
 
 
 def _prepare(manager: ManagerClient, keep: Keep) -> None:
-    with connect_keep(manager, keep.id) as client:
+    with connect_keep(manager, keep) as client:
         status = client.verify()
         print(f"prepared: keep {keep.id} has the expected key {client.pin.spki_sha256[:16]}…")
         print(

@@ -32,6 +32,10 @@ WORTH_A_BAR = 4 * 1024 * 1024
 """Bytes from which an upload shows its progress."""
 
 
+WIDEST = 4096
+"""Columns of a table; no terminal has as many."""
+
+
 def show_json(value: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
@@ -69,7 +73,8 @@ def _show_rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for row in rows:
         # Text, because rich would read [markup] in strings.
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console().print(table)
+    # As wide as it needs to be, as in `kubectl get`: ids that are cut short are of no use.
+    Console(width=WIDEST).print(table, crop=False, soft_wrap=True)
 
 
 def show_fields(fields: dict[str, str | None]) -> None:

@@ -81,7 +81,7 @@ def _create(options: argparse.Namespace) -> int:
     with deployment.connect() as manager:
         keep = manager.create_keep(spec, name=options.name)
         try:
-            with connect_keep(manager, keep.id) as client:
+            with connect_keep(manager, keep) as client:
                 client.verify()
         except KeepClientError:
             say(f"keep {keep.id} was made and cannot be verified: `keepctl rm {keep.id}` removes it")

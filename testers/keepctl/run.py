@@ -7,7 +7,7 @@ import io
 import math
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,7 +192,7 @@ def _keep(options: argparse.Namespace, deployment: Deployment, manager: ManagerC
             yield client
         return
     spec = new_spec(principals=principals_of(deployment, []), limits=_limits(options.memory, options.timeout))
-    with temporary_keep(manager, spec) as keep, connect_keep(manager, keep.id) as client:
+    with temporary_keep(manager, spec) as keep, connect_keep(manager, keep) as client:
         yield client
 
 
@@ -239,13 +239,7 @@ def _clear(keep: KeepClient, place: Location) -> None:
 
 def _follow(keep: KeepClient, job: Job, stdout: Sink, stderr: Sink) -> Run:
     run = keep.start_run(job.request)
-    try:
-        return follow_run(keep, run.id, stdout=stdout, stderr=stderr, stdin=job.input())
-    except BaseException:
-        # What ended the following is what the caller has to hear, whether or not stopping works too.
-        with suppress(KeepClientError):
-            keep.stop_run(run.id)
-        raise
+    return follow_run(keep, run.id, stdout=stdout, stderr=stderr, stdin=job.input(), stop_on_error=True)
 
 
 def _to(descriptor: int) -> Sink:

@@ -95,10 +95,12 @@ class ApiServer(ThreadingHTTPServer):
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands in the connection's own thread, so that a slow client does not block the others."""
-        with contextlib.suppress(OSError), self.context.wrap_socket(request, server_side=True) as connection:
-            self._open.add(connection)
+        connection = self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        self._open.add(connection)
+        with contextlib.suppress(OSError), connection:
             try:
-                _ApiHandler(connection, client_address, self)
+                if _shake_hands(connection):
+                    _ApiHandler(connection, client_address, self)
             finally:
                 self._open.discard(connection)
 
@@ -110,6 +112,18 @@ class ApiServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is none of our business; anything else is told by the client's own failure."""
+
+
+def _shake_hands(connection: ssl.SSLSocket) -> bool:
+    try:
+        connection.do_handshake()
+    except ssl.SSLError:
+        # Closing with unread data sends a reset, and that may overtake the alert.
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+        return False
+    return True
 
 
 class _ApiHandler(BaseHTTPRequestHandler):

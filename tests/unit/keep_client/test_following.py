@@ -25,13 +25,16 @@ class _Guest:
 
     def __init__(self) -> None:
         self.seen = threading.Event()
+        self.asked = threading.Event()
         self.input = b""
 
     def respond(self, received: Received) -> Reply:
         match received.segments[3:]:
             case ("stdout",):
+                self.asked.set()
                 return Reply(body=self._stdout(), media_type=RAW)
             case ("stderr",):
+                assert self.asked.wait(30)
                 return Reply(body=iter([b"first"]), media_type=RAW)
             case ("stdin",):
                 self.input = received.body
@@ -131,7 +134,34 @@ def test_a_sink_that_fails_ends_the_following_while_the_run_goes_on(start_keep: 
     guest.seen.set()
 
 
+def test_a_sink_that_fails_can_stop_the_run(start_keep: StartKeep) -> None:
+    guest = _Guest()
+
+    def respond(received: Received) -> Reply:
+        if received.segments[-1] == "stop":
+            guest.seen.set()
+        return guest.respond(received)
+
+    server, keep = start_keep(respond)
+
+    def closed(chunk: bytes) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    with pytest.raises(BrokenPipeError, match="nobody reads"):
+        follow_run(keep, "r1", stdout=lambda _: None, stderr=closed, stop_on_error=True)
+    assert [request.path for request in server.received if request.method == "POST"] == ["/v1/runs/r1/stop"]
+
+
 def test_an_output_that_is_refused_is_an_error(start_keep: StartKeep) -> None:
-    _, keep = start_keep(lambda _: problem_reply(ErrorCode.FORBIDDEN, "only its owner may read the output"))
+    guest = _Guest()
+
+    def respond(received: Received) -> Reply:
+        if received.segments[-1] == "stderr":
+            assert guest.asked.wait(30)
+            return problem_reply(ErrorCode.FORBIDDEN, "only its owner may read the output")
+        return guest.respond(received)
+
+    _, keep = start_keep(respond)
     with pytest.raises(ProblemError, match="only its owner"):
         follow_run(keep, "r1", stdout=lambda _: None, stderr=lambda _: None)
+    guest.seen.set()

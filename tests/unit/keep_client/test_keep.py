@@ -284,6 +284,14 @@ def test_a_file_that_becomes_shorter_while_it_is_sent_is_named(start_keep: Start
         keep.load_workload(file, progress=shorten)
 
 
+def test_a_closed_client_sends_nothing(start_keep: StartKeep) -> None:
+    server, keep = start_keep(lambda _: json_reply(LOADED))
+    keep.close()
+    with pytest.raises(InvalidArgumentError, match="is closed"):
+        keep.workload()
+    assert server.received == []
+
+
 def test_a_folder_is_no_upload(start_keep: StartKeep, tmp_path: Path) -> None:
     _, keep = start_keep(lambda _: Reply())
     with pytest.raises(InvalidArgumentError, match="not a file"):
