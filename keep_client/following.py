@@ -99,14 +99,15 @@ class _Following:
         self._keep = keep
         self._run_id = run_id
         self._given = given
-        self._abandoned = threading.Event()
-        self._outputs: list[threading.Thread] = []
+        self._changed = threading.Condition()
+        self._abandoned = False
+        self._copying = 0
         self._ended: queue.SimpleQueue[tuple[str, BaseException | None]] = queue.SimpleQueue()
 
     def start(self, stdout: Sink, stderr: Sink) -> None:
         """Start them all."""
-        self._outputs.append(self._thread("stdout", lambda: self._copy("stdout", stdout)))
-        self._outputs.append(self._thread("stderr", lambda: self._copy("stderr", stderr)))
+        self._thread("stdout", lambda: self._copy("stdout", stdout))
+        self._thread("stderr", lambda: self._copy("stderr", stderr))
         if (given := self._given) is not None:
             self._thread("stdin", lambda: given.feed(self._keep, self._run_id))
 
@@ -121,16 +122,18 @@ class _Following:
 
     def join(self) -> None:
         """Wait until nothing of the outputs is on its way any more."""
-        for thread in self._outputs:
-            thread.join(PATIENCE)
+        # Not Thread.join(): a signal can interrupt Thread.start() when the thread runs already, and nobody knows it.
+        with self._changed:
+            self._abandoned = True
+            self._changed.wait_for(lambda: self._copying == 0, timeout=PATIENCE)
 
     def abandon(self) -> None:
         """Nothing more is handed on or fed."""
-        self._abandoned.set()
+        self._abandoned = True
         if self._given is not None:
             self._given.abandon()
 
-    def _thread(self, name: str, task: Callable[[], None]) -> threading.Thread:
+    def _thread(self, name: str, task: Callable[[], None]) -> None:
         def report() -> None:
             try:
                 task()
@@ -140,13 +143,20 @@ class _Following:
                 self._ended.put((name, None))
 
         # Daemons: one that waits for input from a terminal must not hold up the end of the program.
-        thread = threading.Thread(target=report, name=f"{name} of {self._run_id}", daemon=True)
-        thread.start()
-        return thread
+        threading.Thread(target=report, name=f"{name} of {self._run_id}", daemon=True).start()
 
     def _copy(self, stream: OutputStream, sink: Sink) -> None:
-        with closing(self._keep.output(self._run_id, stream, follow=True)) as chunks:
-            for chunk in chunks:
-                if self._abandoned.is_set():
-                    return
-                sink(chunk)
+        with self._changed:
+            if self._abandoned:
+                return
+            self._copying += 1
+        try:
+            with closing(self._keep.output(self._run_id, stream, follow=True)) as chunks:
+                for chunk in chunks:
+                    if self._abandoned:
+                        return
+                    sink(chunk)
+        finally:
+            with self._changed:
+                self._copying -= 1
+                self._changed.notify_all()

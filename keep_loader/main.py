@@ -12,7 +12,7 @@ from keep_loader.errors import KeepLoaderError
 from keep_loader.lock import lock_state
 from keep_loader.notification import ServiceManager, stored_descriptors
 
-HOST_FOLDER = Path("/run/wasmkeep")
+HOST_FOLDER = Path("/tmp/wasmkeep")
 """Where the unit binds the deployment's runtime folder, read-only."""
 
 
@@ -42,7 +42,7 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
         invocation=invocation,
         service_manager=service_manager,
     )
-    sandbox_facts = sandbox.facts((*sandbox.code_folders(), state, runtime))
+    sandbox_facts = sandbox.facts((*sandbox.code_folders(), state, runtime, host))
     published = False
 
     def publish(certificate: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 PROBE_MEMORY = 64 * 1024 * 1024
 PROBE_TASKS = 32
 PROBE_CPU_PERCENT = 50
 """Limits that the probe unit is given, so that these three can be tried at all."""
 
-PROBE_DEVICE = Path("/run/wasmkeep-probe-device")
-"""A device node that everybody may open, bound to here from outside the private /dev."""
+PROBE_DEVICE = "device"
+"""A device node that everybody may open, bound to this name in the probe's runtime directory."""
 
 OUTSIDE_NAMESPACES = "PROBE_OUTSIDE_NAMESPACES"
 """Environment variable with the namespaces of the systemd that starts the probe."""

@@ -34,7 +34,7 @@ def _is_device(path: Path) -> bool:
 
 def _device_policy() -> SandboxFact | None:
     try:
-        os.close(os.open(PROBE_DEVICE, os.O_RDWR))
+        os.close(os.open(Path(os.environ["RUNTIME_DIRECTORY"]) / PROBE_DEVICE, os.O_RDWR))
     except PermissionError:
         return fact("DevicePolicy", True)
     except OSError:

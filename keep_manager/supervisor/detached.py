@@ -34,6 +34,8 @@ from keep_protocol.detached import MAX_MESSAGE, DetachedCommand, DetachedStatus,
 from keep_protocol.spec import Limits
 
 _START_TIMEOUT = 40.0
+_FIND_TIMEOUT = 2.0
+"""For a parent that the last manager was just starting; without one its folder is only what that manager left."""
 _STOP_TIMEOUT = 20.0
 _HANDOVER_TIMEOUT = 3.0
 
@@ -92,11 +94,13 @@ class DetachedSupervisor:
         prepare_runtime(self._base)
         for folder in (self._paths.runtime / "keeps", self._paths.state, self._paths.logs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in sorted((self._paths.runtime / "keeps").iterdir()):
-            if folder.name not in self._loaders:
-                with contextlib.suppress(OSError, msgspec.MsgspecError, SupervisorUnavailableError):
-                    await self._attach(folder.name)
+        known = [folder.name for folder in (self._paths.runtime / "keeps").iterdir()]
+        await asyncio.gather(*(self._find(instance) for instance in known if instance not in self._loaders))
         self._connected = True
+
+    async def _find(self, instance: str) -> None:
+        with contextlib.suppress(OSError, msgspec.MsgspecError, SupervisorUnavailableError):
+            await self._attach(instance, _FIND_TIMEOUT)
 
     async def close(self) -> None:
         """Let go of the parents; they live on."""
@@ -130,7 +134,7 @@ class DetachedSupervisor:
         if instance in self._loaders:
             await self.stop(instance)
         await asyncio.to_thread(self._spawn, instance)
-        loader = await self._attach(instance)
+        loader = await self._attach(instance, _START_TIMEOUT)
         try:
             async with asyncio.timeout(_START_TIMEOUT), loader.changed:
                 await loader.changed.wait_for(
@@ -215,9 +219,9 @@ class DetachedSupervisor:
                 check=True,
             )
 
-    async def _attach(self, instance: str) -> _Loader:
+    async def _attach(self, instance: str, patience: float) -> _Loader:
         folder = self._paths.runtime / "keeps" / instance
-        async with asyncio.timeout(_START_TIMEOUT):
+        async with asyncio.timeout(patience):
             while not (folder / "loader.json").exists():  # noqa: ASYNC110 - the parent appears as a file
                 await asyncio.sleep(0.01)
         pidfd, pid = _open_process(folder / "loader.json")

@@ -59,10 +59,11 @@ exec "$@"
 
 # sd_booted(3) wants /run/systemd/system; systemd 252 takes the nodes that it mounts over hidden paths from
 # /run/systemd/inaccessible, whatever XDG_RUNTIME_DIR says. 64 MB: a reload refuses below 16 MB of free space.
+# mount -n: without it, mount(8) leaves /run/mount behind.
 _ROOT_NAMESPACE = """
 set -e
-mkdir -p /run/systemd
-mount -t tmpfs -o mode=755,nosuid,nodev,size=64m wasmkeep /run/systemd
+[ -d /run/systemd ] || { mkdir /run/systemd; : > "$XDG_RUNTIME_DIR/made-run-systemd"; }
+mount -n -t tmpfs -o mode=755,nosuid,nodev,size=64m wasmkeep /run/systemd
 mkdir -p /run/systemd/system /run/systemd/inaccessible
 cd /run/systemd/inaccessible
 mkdir -m 000 dir; mkfifo -m 000 fifo; : > reg; chmod 000 reg
@@ -77,10 +78,10 @@ set -e
 runtime=/run/user/$(id -u)
 mkdir -p "$XDG_RUNTIME_DIR/systemd"
 exec 9< "$XDG_RUNTIME_DIR"
-mount -t tmpfs -o mode=755,size=64m wasmkeep /run
+mount -n -t tmpfs -o mode=755,size=64m wasmkeep /run
 mkdir -p /run/systemd/system /run/systemd/mount-rootfs /run/systemd/unit-root "$runtime"
-case $XDG_RUNTIME_DIR in /run/*) mkdir -p "$XDG_RUNTIME_DIR"; mount --bind /proc/self/fd/9 "$XDG_RUNTIME_DIR";; esac
-mount --bind "$XDG_RUNTIME_DIR" "$runtime"
+case $XDG_RUNTIME_DIR in /run/*) mkdir -p "$XDG_RUNTIME_DIR"; mount -n --bind /proc/self/fd/9 "$XDG_RUNTIME_DIR";; esac
+mount -n --bind "$XDG_RUNTIME_DIR" "$runtime"
 cd /
 exec "$@" 9<&-
 """
@@ -93,7 +94,7 @@ class PrivateInstance:
         self._runtime = runtime
         self._state = state
         self._keep_unit = keep_unit
-        self._name = f"wasmkeep-{deployment}"
+        self._deployment = deployment
 
     @property
     def bus_address(self) -> Path:
@@ -119,6 +120,10 @@ class PrivateInstance:
         record = self._recorded_cgroups()
         empty_cgroups(record)
         remove_cgroups(record)
+        self._remove_private_folders()
+        if (self._runtime / "made-run-systemd").exists():
+            with contextlib.suppress(OSError):
+                Path("/run/systemd").rmdir()
         shutil.rmtree(self._runtime, ignore_errors=True)
 
     def _ensure(self) -> None:
@@ -132,6 +137,7 @@ class PrivateInstance:
             left = self._recorded_cgroups()
             empty_cgroups(left)
             remove_cgroups(left)
+            self._remove_private_folders()
             shutil.rmtree(self._runtime / "systemd", ignore_errors=True)
             self._start(units)
 
@@ -144,7 +150,7 @@ class PrivateInstance:
         # Shared propagation: systemd's own mounts for units have to reach the units' namespaces.
         namespace += ["--mount", "--propagation", "shared"]
         script = _ROOT_NAMESPACE if root else _USER_NAMESPACE
-        cgroups = make_cgroups(self._name)
+        cgroups = make_cgroups(f"wasmkeep-{self._deployment}")
         self._cgroup_file.write_bytes(msgspec.json.encode(cgroups))
         command = [*namespace, "sh", "-c", script, "sh", str(systemd), "--user"]
         with _readiness(self._runtime / "ready") as ready:
@@ -169,6 +175,13 @@ class PrivateInstance:
         if root:
             # Keeps run under uids of their own and have to reach it.
             (self._runtime / "systemd" / "notify").chmod(0o666)
+
+    def _remove_private_folders(self) -> None:
+        """What PrivateTmp= made for units that were never stopped: their systemd was killed."""
+        for parent in (Path("/tmp"), Path("/var/tmp")):
+            for folder in parent.glob(f"systemd-private-*-keep@{self._deployment}-*"):
+                if folder.lstat().st_uid == os.geteuid() and not folder.is_symlink():
+                    shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def _cgroup_file(self) -> Path:

@@ -86,7 +86,7 @@ def render_probe_unit(keep_unit: str, *, home: Path, output: Path, namespaces: t
             lines.append(f"Environment={OUTSIDE_NAMESPACES}={' '.join(namespaces)!r}")
             lines.append(f"Environment={MANAGER_HOME}={str(home).replace('%', '%%')!r}")
             if device := next((device for device in _DEVICES if device.exists()), None):
-                lines.append(f"BindPaths={device}:{PROBE_DEVICE}")
+                lines.append(f"BindPaths={device}:%t/wasmkeep/probe/{PROBE_DEVICE}")
     # With full privileges, but in the unit's cgroup: the only place from where IPAddressDeny= can be tried.
     executable, _, arguments = start.partition(" ")
     lines.insert(lines.index("Type=oneshot") + 1, f"ExecStartPre=+{executable} {arguments} outside")
