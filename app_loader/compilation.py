@@ -16,6 +16,7 @@ from app_loader.runner import Runner
 from app_loader.runner_messages import Compile, CompileReport, Ended
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import MiB
+from keep_protocol.strict_json import decode_strictly
 
 _MAX_REPORT = 64 * 1024
 _counter = itertools.count(1)
@@ -82,7 +83,7 @@ def _open(source: Path, target: Path) -> tuple[int, tuple[int, ...]]:
 
 def _read_report(reader: int) -> CompileReport | None:
     try:
-        return msgspec.json.decode(os.read(reader, _MAX_REPORT), type=CompileReport)
+        return decode_strictly(os.read(reader, _MAX_REPORT), CompileReport)
     except (BlockingIOError, msgspec.DecodeError):
         return None
 

@@ -18,9 +18,9 @@ from app_loader.spool import Spool
 from app_loader.standard_input import StandardInput
 from keep_protocol.keep_api import RunExit
 from keep_protocol.states import ExitReason
+from keep_protocol.strict_json import decode_strictly
 
 _BLOCK = 64 * 1024
-_report_decoder = msgspec.json.Decoder(Report)
 
 
 class Execution:
@@ -136,7 +136,7 @@ class Execution:
             return
         self._report_received += received
         try:
-            report = _report_decoder.decode(self._report_received)
+            report = decode_strictly(self._report_received, Report)
         except msgspec.DecodeError:
             return
         self._reported(report)

@@ -12,6 +12,7 @@ import msgspec
 from app_loader.principals import Client
 from keep_protocol.errors import PROBLEM_MEDIA_TYPE, ErrorCode, RefusalError
 from keep_protocol.states import KeepRole
+from keep_protocol.strict_json import decode_strictly
 
 JSON_MEDIA_TYPE: Final = "application/json"
 BYTES_MEDIA_TYPE: Final = "application/octet-stream"
@@ -94,10 +95,10 @@ class Request:
         self.require_media_type(JSON_MEDIA_TYPE)
         content = await self.read(MAX_JSON)
         try:
-            return msgspec.json.decode(content, type=wanted)
+            return decode_strictly(content, wanted)
         except msgspec.ValidationError as error:
             raise invalid_field(error) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except msgspec.DecodeError as error:
             raise RefusalError(ErrorCode.BAD_REQUEST, f"the body is no JSON: {error}") from None
 
     def require_media_type(self, wanted: str) -> None:

@@ -77,9 +77,7 @@ def _operation(route: Route, references: dict[type, Any]) -> dict[str, Any]:
         "summary": route.summary,
         "x-roles": sorted(route.roles),
         "parameters": _parameters(route),
-        "responses": {
-            str(status.value): _answer(status, contents, references) for status, contents in route.answers.items()
-        }
+        "responses": {str(status.value): _answer(route, status, references) for status in route.answers}
         | {
             "default": {
                 "description": "A refusal or a failure: RFC 9457, with a `code`",
@@ -104,19 +102,24 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         for name in route.parameter_names
     ]
     in_query = [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "integer", "minimum": 0}}
-        for name, text in route.query.items()
+        {"name": name, "in": "query", "description": parameter.meaning, "schema": parameter.schema}
+        for name, parameter in route.query.items()
     ]
     in_headers = [
-        {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
-        for name, text in route.headers.items()
+        {"name": name, "in": "header", "description": parameter.meaning, "schema": parameter.schema}
+        for name, parameter in route.headers.items()
     ]
     return [*in_path, *in_query, *in_headers]
 
 
-def _answer(status: HTTPStatus, contents: Sequence[Content], references: dict[type, Any]) -> dict[str, Any]:
+def _answer(route: Route, status: HTTPStatus, references: dict[type, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": status.phrase}
-    if contents:
+    if route.sends:
+        answer["headers"] = {
+            name: {"description": meaning, "required": True, "schema": {"type": "string"}}
+            for name, meaning in route.sends.items()
+        }
+    if contents := route.answers[status]:
         answer["content"] = _content(contents, references)
     return answer
 

@@ -12,6 +12,9 @@ from keep_protocol.errors import ErrorCode, RefusalError
 MAX_COMPONENT = 255
 """Bytes of one name; NAME_MAX in limits.h(0p)."""
 
+MAX_COMPONENTS = 100
+"""Names in one path; trees much deeper than that cannot be counted (`disk_usage.MAX_DEPTH`) and block all uploads."""
+
 FOLDER_MODE = 0o700
 
 _FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,6 +36,8 @@ def components(relative: str) -> tuple[str, ...]:
             raise _invalid(relative, "a path is relative and does not begin with '/'")
         return ()
     names = tuple(trimmed.split("/"))
+    if len(names) > MAX_COMPONENTS:
+        raise RefusalError(ErrorCode.FILE_PATH_INVALID, f"a path has at most {MAX_COMPONENTS} components")
     for name in names:
         check_component(name)
     return names

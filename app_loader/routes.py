@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -38,6 +38,13 @@ Content: TypeAlias = type[msgspec.Struct] | str | None
 """A body: a JSON type, a media type, or nothing."""
 
 
+class Parameter(NamedTuple):
+    """A query parameter or a header of a request: what it means, and which values it has, in JSON Schema."""
+
+    meaning: str
+    schema: Mapping[str, object]
+
+
 class Route:
     """One method on one path. `{name}` in the path is one segment; `{path}` at its end is all that follows."""
 
@@ -51,8 +58,9 @@ class Route:
         *,
         answers: Mapping[HTTPStatus, tuple[Content, ...]],
         body: Content = None,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, Parameter] | None = None,
+        headers: Mapping[str, Parameter] | None = None,
+        sends: Mapping[str, str] | None = None,
         area: FileArea | None = None,
     ) -> None:
         if not roles:
@@ -65,9 +73,11 @@ class Route:
         self.answers = answers
         self.body = body
         self.query = query or {}
-        """Query parameters that the route understands, with what they mean."""
+        """Query parameters that the route understands."""
         self.headers = headers or {}
-        """Request headers that the route understands, with what they mean."""
+        """Request headers that the route understands."""
+        self.sends = sends or {}
+        """Headers of its answers that say something, and what."""
         self.area = area
         self._segments = tuple(path.encode().split(b"/")[1:])
 
@@ -128,12 +138,22 @@ _CREATED: Final = HTTPStatus.CREATED
 _ACCEPTED: Final = HTTPStatus.ACCEPTED
 _NOTHING: Final[Mapping[HTTPStatus, tuple[Content, ...]]] = {HTTPStatus.NO_CONTENT: ()}
 
-_DIGEST: Final = {"Content-Digest": "`sha-256=:BASE64:` (RFC 9530) of the body; compared before anything is kept"}
-_WAIT: Final = {"Prefer": "`wait=N` (RFC 7240): answer when the run has ended, after N seconds at the latest"}
-_OUTPUT: Final = {
-    "offset": "first byte wanted, from 0",
-    "follow": "1: keep the response open until the run has ended",
+_DIGEST: Final = {
+    "Content-Digest": Parameter(
+        "`sha-256=:BASE64:` (RFC 9530) of the body; compared before anything is kept",
+        {"type": "string", "pattern": "^sha-256=:[A-Za-z0-9+/]{43}=:$"},
+    )
 }
+_WAIT: Final = {
+    "Prefer": Parameter(
+        "`wait=N` (RFC 7240): answer when the run has ended, after N seconds at the latest", {"type": "string"}
+    )
+}
+_OUTPUT: Final = {
+    "offset": Parameter("first byte wanted, from 0", {"type": "integer", "minimum": 0, "maximum": 10**16 - 1}),
+    "follow": Parameter("1: keep the response open until the run has ended", {"type": "integer", "enum": [0, 1]}),
+}
+_OFFSET_SENT: Final = {"Wasmkeep-Offset": "the byte of the output with which the answer begins"}
 
 
 def _files(
@@ -205,6 +225,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Start a run",
         body=RunRequest,
         headers=_WAIT,
+        sends={"Location": "path of the run"},
         answers={_OK: (Run,), _ACCEPTED: (Run,)},
     ),
     Route("GET", "/v1/runs", RUN_READERS, handlers.list_runs, "All runs, oldest first", answers={_OK: (RunList,)}),
@@ -224,6 +245,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         handlers.get_stdout,
         "What a run wrote to standard output",
         query=_OUTPUT,
+        sends=_OFFSET_SENT,
         answers={_OK: (BYTES_MEDIA_TYPE,)},
     ),
     Route(
@@ -233,6 +255,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         handlers.get_stderr,
         "What a run wrote to standard error",
         query=_OUTPUT,
+        sends=_OFFSET_SENT,
         answers={_OK: (BYTES_MEDIA_TYPE,)},
     ),
     Route(

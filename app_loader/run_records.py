@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from keep_protocol.keep_api import Run, RunRequest
+from keep_protocol.strict_json import decode_strictly
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class RunRecords:
     def request(self, run_id: str) -> RunRequest | None:
         """What a run was started with, if that was kept."""
         try:
-            return msgspec.json.decode((self.folder(run_id) / "request.json").read_bytes(), type=RunRequest)
+            return decode_strictly((self.folder(run_id) / "request.json").read_bytes(), RunRequest)
         except (OSError, msgspec.MsgspecError):
             return None
 
@@ -81,7 +82,7 @@ class RunRecords:
         runs = []
         for entry in sorted(self._folder.iterdir()):
             try:
-                run = msgspec.json.decode((entry / "record.json").read_bytes(), type=Run)
+                run = decode_strictly((entry / "record.json").read_bytes(), Run)
             except (OSError, msgspec.MsgspecError) as error:
                 _log.warning("%s holds no record of a run and is ignored: %s", entry, error)
                 continue

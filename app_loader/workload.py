@@ -23,6 +23,7 @@ from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import WorkloadInfo
 from keep_protocol.spec import Limits
 from keep_protocol.states import FileArea, WorkloadState
+from keep_protocol.strict_json import decode_strictly
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Workload:
         """
         with contextlib.suppress(FileNotFoundError):
             try:
-                self._stored = msgspec.json.decode((self._folder / _RECORD).read_bytes(), type=StoredWorkload)
+                self._stored = decode_strictly((self._folder / _RECORD).read_bytes(), StoredWorkload)
             except msgspec.MsgspecError as error:
                 _log.error("%s is damaged, so there is no workload: %s", self._folder / _RECORD, error)
         self._remove_others()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -33,21 +34,24 @@ SILENCE_PATIENCE = 60.0
 def main(arguments: Sequence[str]) -> int:
     """Measure what was asked for; 0 when all of it could be measured, whether targets are reached or not."""
     options = _parser().parse_args(arguments)
+    if os.geteuid() != 0:
+        print("benchmarks: start this as root; only then does a keep have all of its sandbox", file=sys.stderr)
+        return 2
     rows: list[Row | Omission] = []
-    busiest = 0.0
+    facts = machine.describe()
     # Keeps run under users of their own, and a socket's path is short.
     with tempfile.TemporaryDirectory(prefix="wkb") as folder:
         for name in options.only or SUBJECTS:
-            busiest = max(busiest, 0.0 if options.quick else machine.wait_for_silence(SILENCE_PATIENCE))
+            if not options.quick:
+                share = machine.wait_for_silence(SILENCE_PATIENCE)
+                facts[f"load by others before {name}"] = f"{share * 100:.0f} % of all processors"
             with tempfile.TemporaryDirectory(dir=folder) as place:
                 rows += _measure(name, Session(Path(place), QUICK_ROUNDS if options.quick else ROUNDS, options.quick))
-    facts = machine.describe() | {"other load": f"at most {busiest * 100:.0f} % of the processors before a subject"}
     measured = report.render(rows, facts)
-    if options.only or options.quick:
-        print(measured)
-    else:
+    print(measured)
+    if not options.only and not options.quick:
         report.insert(DOCUMENT, measured)
-        print(f"written to {DOCUMENT.relative_to(DOCUMENT.parents[1])}")
+        print(f"\nwritten to {DOCUMENT.relative_to(DOCUMENT.parents[1])}")
     return 0
 
 

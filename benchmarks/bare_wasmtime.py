@@ -1,6 +1,6 @@
 """The baseline for guests that compute: nothing but wasmtime-py. Prints the seconds that `_start` took.
 
-`python bare_wasmtime.py FILE.wasm`; the guest's own output is thrown away.
+`python bare_wasmtime.py FILE.wasm [ARGUMENT...]`; the guest's own output is thrown away.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> int:
     linker.define_wasi()
     store = Store(engine)
     wasi = WasiConfig()
-    wasi.argv = ["main.wasm"]
+    wasi.argv = ["main.wasm", *sys.argv[2:]]
     wasi.stdout_file = os.devnull
     store.set_wasi(wasi)
     instance = linker.instantiate(store, Module.from_file(engine, sys.argv[1]))

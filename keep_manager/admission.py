@@ -59,7 +59,7 @@ def check_name(name: str, owner: str, keeps: Collection[KeepEntry]) -> None:
 
 
 def check_spec(spec: KeepSpec, canonical: bytes) -> None:
-    """Raises `RefusalError` (`spec-invalid`) for what types cannot say: size, and that certificates are some."""
+    """Raises `RefusalError` (`spec-invalid`) for what types cannot say: the size, and what certificates are."""
     if len(canonical) > MAX_SPEC_SIZE:
         raise RefusalError(
             ErrorCode.SPEC_INVALID,
@@ -71,7 +71,7 @@ def check_spec(spec: KeepSpec, canonical: bytes) -> None:
         for field in ("certificate", "ca"):
             encoded = getattr(principal, field)
             if encoded is not None:
-                _check_certificate(encoded, f"spec.principals[{index}].{field}")
+                _check_certificate(encoded, f"spec.principals[{index}].{field}", signs=field == "ca")
 
 
 def check_capacity(limits: Limits, host: HostCapacity) -> None:
@@ -119,15 +119,27 @@ def check_owner(owner: str, keeps: Collection[KeepEntry], *, separated: bool) ->
         )
 
 
-def _check_certificate(encoded: str, field: str) -> None:
+def _check_certificate(encoded: str, field: str, *, signs: bool) -> None:
+    remedy = "give the certificate as DER in base64"
     try:
-        x509.load_der_x509_certificate(base64.b64decode(encoded, validate=True)).public_key()
+        certificate = x509.load_der_x509_certificate(base64.b64decode(encoded, validate=True))
+        certificate.public_key()
+        if not signs or _may_sign(certificate.extensions):
+            return
+        # A keep refuses it too, but only after it has been started in vain.
+        reason = "is a certificate that may not sign others"
+        remedy = "give the certificate of the CA; a client's own is for `certificate`"
     except binascii.Error as error:
         reason = f"is not base64: {error}"
     except Exception as error:  # cryptography raises many kinds for malformed input
         reason = f"is not a certificate in DER: {error}"
-    else:
-        return
-    raise RefusalError(
-        ErrorCode.SPEC_INVALID, f"`{field}` {reason}", field=field, remedy="give the certificate as DER in base64"
-    )
+    raise RefusalError(ErrorCode.SPEC_INVALID, f"`{field}` {reason}", field=field, remedy=remedy)
+
+
+def _may_sign(extensions: x509.Extensions) -> bool:
+    """As OpenSSL's X509_check_ca(3) for certificates of version 3."""
+    found = {type(extension.value): extension.value for extension in extensions}
+    constraints, usage = found.get(x509.BasicConstraints), found.get(x509.KeyUsage)
+    if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
+        return False
+    return isinstance(constraints, x509.BasicConstraints) and constraints.ca

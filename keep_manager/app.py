@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from keep_manager.authentication import authenticate, authorise
 from keep_manager.caller import Caller
@@ -24,8 +25,8 @@ from keep_manager.errors import StoreError, StoreFullError
 from keep_manager.problems import decoding_refusal, problem_response
 from keep_manager.route import JSON_MEDIA_TYPE, Call, Route
 from keep_manager.routes import ROUTES
-from keep_manager.strict_json import decode_strictly
 from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.strict_json import decode_strictly
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ def _endpoint(route: Route, context: ManagerContext) -> Callable[[Request], Awai
         context.requests[name, response.status_code] += 1
         _logger.info(
             "request %s: %s %s by %s: %d %s in %.1f ms",
-            *(request_id, request.method, request.url.path, caller.id if caller else _fingerprint(certificate)),
+            # As it was sent, percent-encoded: decoded it could forge lines and steer terminals.
+            *(request_id, request.method, request.scope["raw_path"].decode("ascii")),
+            caller.id if caller else _fingerprint(certificate),
             *(response.status_code, outcome, (time.monotonic() - started) * 1000),
         )
         return response
@@ -190,9 +193,10 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
     if status == 405:
-        allowed = (headers or {}).get("Allow", "")
+        allowed = _allowed_methods(request)
+        headers = {"Allow": allowed}
         refusal = RefusalError(
-            ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not for this path", remedy=f"use {allowed}"
+            ErrorCode.METHOD_NOT_ALLOWED, f"{request.method[:32]} is not for this path", remedy=f"use {allowed}"
         )
     elif status == 404:
         refusal = RefusalError(ErrorCode.ROUTE_NOT_FOUND, "there is no such path", remedy="see GET /v1/openapi.json")
@@ -201,6 +205,15 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     response = problem_response(refusal)
     response.headers.update(headers or {})
     return response
+
+
+def _allowed_methods(request: Request) -> str:
+    """What stands in `Allow`: Starlette names only the methods of the first route with this path."""
+    allowed: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            allowed |= route.methods
+    return ", ".join(sorted(allowed))
 
 
 async def _validation_problem(request: Request, error: Exception) -> Response:

@@ -17,8 +17,8 @@ import msgspec
 
 from keep_manager.errors import ManagerError
 from keep_manager.faults import fault_point
-from keep_manager.strict_json import decode_strictly
 from keep_protocol.handover import MAX_MESSAGE, PROTOCOL_VERSION, Configuration, Handover, Hello
+from keep_protocol.strict_json import decode_strictly
 
 _logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from keep_manager.errors import KeepFileError
-from keep_manager.strict_json import decode_strictly
 from keep_protocol.handover import MAX_KEEP_FILE, PROTOCOL_VERSION, KeepFile, SandboxFact
+from keep_protocol.strict_json import decode_strictly
 
 
 @dataclass(frozen=True, slots=True)

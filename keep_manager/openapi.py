@@ -17,6 +17,7 @@ from keep_protocol.errors import PROBLEM_MEDIA_TYPE, Problem
 CHECKED_IN = Path(__file__).parent.parent / "docs" / "manager-api.json"
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
+_ALWAYS_SENT = {"X-Request-Id": "under which the manager's log has this request"}
 
 
 def document(routes: tuple[Route, ...] = ROUTES) -> dict[str, Any]:
@@ -69,6 +70,10 @@ def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str,
 def _answer(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": route.status.phrase}
     json_schema = references[route.response] if route.response is not None else {}
+    answer["headers"] = {
+        name: {"description": meaning, "required": True, "schema": {"type": "string"}}
+        for name, meaning in {**route.sends, **_ALWAYS_SENT}.items()
+    }
     if route.media_types:
         answer["content"] = {
             kind: {"schema": json_schema if kind == "application/json" else {"type": "string"}}
@@ -92,7 +97,10 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _header_parameters(route: Route) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "header", "schema": {"type": "string"}} for name in route.headers]
+    return [
+        {"name": name, "in": "header", "schema": {"type": "string", "pattern": f"^{pattern}$"}}
+        for name, pattern in route.headers.items()
+    ]
 
 
 if __name__ == "__main__":

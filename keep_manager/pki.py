@@ -24,7 +24,7 @@ IDENTITY_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", r
 IDENTITY_NAME_RULE = "1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first and last"
 
 CA_LIFETIME = datetime.timedelta(days=3650)
-SERVER_LIFETIME = datetime.timedelta(days=397)
+SERVER_LIFETIME = datetime.timedelta(days=90)
 CLIENT_LIFETIME = datetime.timedelta(days=90)
 MAX_CLIENT_LIFETIME = datetime.timedelta(days=397)
 BACKDATED = datetime.timedelta(minutes=5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -49,8 +49,10 @@ class Route:
     summary: str
     request: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
-    headers: tuple[str, ...] = ()
-    """Request headers that have a meaning here."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Request headers that have a meaning here, with the pattern of their values."""
+    sends: Mapping[str, str] = field(default_factory=dict)
+    """Headers of the answer that say something, and what."""
     response: type[msgspec.Struct] | None = None
     media_types: tuple[str, ...] = (JSON_MEDIA_TYPE,)
     status: HTTPStatus = HTTPStatus.OK

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from keep_protocol.names import NAME_PATTERN
 from keep_protocol.spec import KeepSpec, Limits
 from keep_protocol.states import Backend, Desired, KeepState
 
@@ -14,7 +15,7 @@ class CreateKeep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /v1/keeps`."""
 
     spec: KeepSpec
-    name: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    name: Annotated[str, msgspec.Meta(max_length=4096, extra_json_schema={"pattern": NAME_PATTERN})] | None = None
     """Unique among the owner's keeps; made up by the manager when left out."""
 
 

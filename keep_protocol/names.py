@@ -9,6 +9,9 @@ KEEP_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 DEPLOYMENT_ID = re.compile(r"[0-9a-f]{8}", re.ASCII)
 KEEP_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
+NAME_PATTERN = rf"^(?!{KEEP_ID.pattern}$)(?!.*\.\.){KEEP_NAME.pattern}$"
+"""The same as `NAME_RULE`, for JSON Schema."""
+
 NAME_RULE = "1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first and last, no '..', not 16 hex digits"
 
 

@@ -15,7 +15,30 @@ MAX_SPEC_SIZE = 256 * 1024
 """Bytes of a canonical spec; a few dozen principals with their certificates fit."""
 
 _Der: TypeAlias = Annotated[str, msgspec.Meta(min_length=4, max_length=16 * 1024, pattern="^[A-Za-z0-9+/]+={0,2}$")]
-_Roles: TypeAlias = Annotated[tuple[KeepRole, ...], msgspec.Meta(min_length=1, max_length=5)]
+_Roles: TypeAlias = Annotated[
+    tuple[KeepRole, ...], msgspec.Meta(min_length=1, max_length=5, extra_json_schema={"uniqueItems": True})
+]
+
+_PINNED = {
+    "required": ["certificate"],
+    "properties": {
+        "certificate": {"type": "string"},
+        "ca": {"type": "null"},
+        "spiffe_id": {"type": "null"},
+        "crl": {"type": "null"},
+    },
+}
+_NAMED = {
+    "required": ["ca", "spiffe_id", "crl"],
+    "properties": {
+        "certificate": {"type": "null"},
+        "ca": {"type": "string"},
+        "spiffe_id": {"type": "string"},
+        "crl": {"type": "string"},
+    },
+}
+_AN_OWNER = {"properties": {"roles": {"contains": {"const": KeepRole.OWNER.value}}}, "required": ["roles"]}
+"""What `__post_init__` below demands, in JSON Schema for the descriptions of APIs."""
 
 
 class Principal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -75,10 +98,13 @@ class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A keep as its owner wants it. Every field is written out, so the digest covers every default."""
 
     version: Annotated[int, msgspec.Meta(ge=1, le=1)]
-    nonce: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    nonce: Annotated[str, msgspec.Meta(max_length=32, pattern="^[0-9a-f]{32}$")]
     """16 random bytes, so that two keeps never share a digest."""
     backend: Backend
-    principals: Annotated[tuple[Principal, ...], msgspec.Meta(min_length=1, max_length=64)]
+    principals: Annotated[
+        tuple[Annotated[Principal, msgspec.Meta(extra_json_schema={"oneOf": [_PINNED, _NAMED]})], ...],
+        msgspec.Meta(min_length=1, max_length=64, extra_json_schema={"contains": _AN_OWNER}),
+    ]
     limits: Limits
     restart_runs: bool
     """Start runs that a restart of the keep interrupted again, instead of reporting them `lost`."""

@@ -26,9 +26,9 @@ class BadBody:
 MALFORMED: tuple[BadBody, ...] = (
     BadBody("nothing", b"", 400, "bad-request"),
     BadBody("text", b"hello", 400, "bad-request"),
-    BadBody("truncated", b'{"spec": {', 400, "bad-request"),
+    BadBody("truncated", b"{", 400, "bad-request"),
     BadBody("single quotes", b"{'a': 1}", 400, "bad-request"),
-    BadBody("not UTF-8", b'{"name": "\xff\xfe"}', 400, "bad-request"),
+    BadBody("not UTF-8", b'{"\xff\xfe": 1}', 400, "bad-request"),
     BadBody("byte order mark", b"\xef\xbb\xbf{}", 400, "bad-request"),
     BadBody("NUL bytes", b"\x00" * 64, 400, "bad-request"),
     BadBody("an array", b"[]", 422, "field-invalid"),
@@ -66,6 +66,8 @@ def bad_keeps(valid: dict[str, Any]) -> tuple[BadBody, ...]:
         return changed(name, lambda body: body["spec"].update(principals=[value]), "spec-invalid", field)
 
     return (
+        BadBody("truncated within", b'{"spec": {', 400, "bad-request"),
+        BadBody("name that is not UTF-8", b'{"name": "\xff\xfe"}', 400, "bad-request"),
         BadBody("something behind it", json.dumps(valid).encode() + b" {}", 400, "bad-request"),
         changed("empty", dict.clear, "field-invalid", None),
         changed("unknown field", lambda body: body.update(extra=1), "field-invalid", None),
@@ -76,6 +78,12 @@ def bad_keeps(valid: dict[str, Any]) -> tuple[BadBody, ...]:
         changed("missing limit", lambda body: body["spec"]["limits"].pop("cpu"), "spec-invalid", "spec.limits"),
         changed("missing nonce", lambda body: body["spec"].pop("nonce"), "spec-invalid", "spec"),
         changed("short nonce", lambda body: body["spec"].update(nonce="00"), "spec-invalid", "spec.nonce"),
+        changed(
+            "nonce with a line end",
+            lambda body: body["spec"].update(nonce="0" * 32 + "\n"),
+            "spec-invalid",
+            "spec.nonce",
+        ),
         changed("version 2", lambda body: body["spec"].update(version=2), "spec-invalid", "spec.version"),
         changed("unknown backend", lambda body: body["spec"].update(backend="sgx"), "spec-invalid", "spec.backend"),
         changed("boolean as text", lambda body: body["spec"].update(restart_runs="no"), "spec-invalid", None),
@@ -97,6 +105,16 @@ def bad_keeps(valid: dict[str, Any]) -> tuple[BadBody, ...]:
                 f"certificate {text}", {"roles": ["owner"], "certificate": text}, "spec.principals[0].certificate"
             )
             for text in ("%%%%", "AAAA", "AAA", "A" * 20_000)
+        ),
+        principal(
+            "a CA that may not sign",
+            {
+                "roles": ["owner"],
+                "ca": valid["spec"]["principals"][0]["certificate"],
+                "spiffe_id": "spiffe://a/b",
+                "crl": "none",
+            },
+            "spec.principals[0].ca",
         ),
         principal("unknown role", {"roles": ["king"], "certificate": "AAAA"}, "spec.principals[0].roles[0]"),
         principal("half a CA", {"roles": ["owner"], "ca": "AAAA"}),

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from keep_manager.errors import SupervisorError, SupervisorUnavailableError
 from keep_manager.supervisor.detached import DetachedSupervisor
-from keep_manager.supervisor.install import installed_unit, instance_folders
+from keep_manager.supervisor.install import installed_unit, instance_folders, systemd_version
 from keep_manager.supervisor.interface import Supervisor, SupervisorKind, SupervisorPaths
 from keep_manager.supervisor.private_instance import PrivateInstance, runtime_directory
 from keep_manager.supervisor.sandbox_probe import ProbeFiles
 from keep_manager.supervisor.systemd import ForeignInstance, SystemdSupervisor
-from keep_manager.supervisor.units import KeepUnit
+from keep_manager.supervisor.units import KeepUnit, KeepUser
+
+_LAST_DYNAMIC = 252
+"""The last systemd whose user instances, run by root, know DynamicUser=; Debian 13 has 257, and there none works."""
 
 AUTO = "auto"
 CHOICES = (AUTO, *(kind.value for kind in SupervisorKind))
@@ -48,16 +51,23 @@ def _make(kind: SupervisorKind, home: Path, deployment: str, reason: str) -> Sup
     if kind is SupervisorKind.PRIVATE:
         runtime = runtime_directory(deployment)
         paths = SupervisorPaths(runtime / "wasmkeep", state / "wasmkeep" / "keeps", state / "logs")
-        keep_unit = KeepUnit(home.resolve(), paths.logs, dynamic_user=os.geteuid() == 0)
+        keep_unit = KeepUnit(home.resolve(), paths.logs, _private_user())
         instance = PrivateInstance(runtime=runtime, state=state, deployment=deployment, keep_unit=keep_unit)
         return SystemdSupervisor(kind, reason, instance, paths, keep_unit, _probe_files(state / "units", state))
     folders = instance_folders(kind)
     if not installed_unit(kind).exists():
         raise SupervisorUnavailableError(f"its units are not installed; run `keep-manager install --systemd {kind}`")
+    user = KeepUser.DYNAMIC if kind is SupervisorKind.SYSTEM else KeepUser.SHARED
     paths = SupervisorPaths(folders.runtime, folders.state / "keeps", folders.logs)
-    keep_unit = KeepUnit(home.resolve(), folders.logs, dynamic_user=kind is SupervisorKind.SYSTEM)
+    keep_unit = KeepUnit(home.resolve(), folders.logs, user)
     foreign = ForeignInstance(folders.bus_address)
     return SystemdSupervisor(kind, reason, foreign, paths, keep_unit, _probe_files(folders.units, state))
+
+
+def _private_user() -> KeepUser:
+    if os.geteuid() != 0:
+        return KeepUser.SHARED
+    return KeepUser.DYNAMIC if systemd_version() <= _LAST_DYNAMIC else KeepUser.STATIC
 
 
 def _probe_files(units: Path, state: Path) -> ProbeFiles:

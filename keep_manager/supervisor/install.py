@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keep_manager.errors import SupervisorError, SupervisorUnavailableError
 from keep_manager.supervisor.interface import SupervisorKind
-from keep_manager.supervisor.units import KeepUnit, render_manager_unit, write_units
+from keep_manager.supervisor.units import KeepUnit, KeepUser, render_manager_unit, write_units
 
 _STATE_HOME_SINCE = 254
 """The systemd in which %S of a user instance moved from ~/.config to ~/.local/state; systemd.unit(5)."""
@@ -45,7 +45,7 @@ def instance_folders(kind: SupervisorKind) -> InstanceFolders:
     if not (runtime / "systemd" / "private").exists():
         raise SupervisorUnavailableError(f"no `systemd --user` listens at {runtime}/systemd/private")
     home = Path.home()
-    if _systemd_version() >= _STATE_HOME_SINCE:
+    if systemd_version() >= _STATE_HOME_SINCE:
         state = Path(os.environ.get("XDG_STATE_HOME") or home / ".local/state")
     else:
         state = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
@@ -72,7 +72,7 @@ def install(kind: str, home: Path) -> list[Path]:
     folders = instance_folders(_installable(kind))
     system = kind == SupervisorKind.SYSTEM
     manager_unit = render_manager_unit(home=home.resolve(), kind=kind)
-    keep_unit = KeepUnit(home.resolve(), folders.logs, dynamic_user=system)
+    keep_unit = KeepUnit(home.resolve(), folders.logs, KeepUser.DYNAMIC if system else KeepUser.SHARED)
     write_units(folders.units, targets={"keep-manager.service": manager_unit}, unit=keep_unit)
     _reload(system)
     return _unit_files(folders)
@@ -105,7 +105,8 @@ def _reload(system: bool) -> None:
         raise SupervisorError(f"systemctl {' '.join(scope)} daemon-reload: {result.stderr.strip()}")
 
 
-def _systemd_version() -> int:
+def systemd_version() -> int:
+    """The version of the systemd that is installed. Raises `SupervisorUnavailableError` when there is none."""
     if shutil.which("systemctl") is None:
         raise SupervisorUnavailableError("systemctl is not installed; install the package `systemd`")
     output = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout

@@ -23,7 +23,8 @@ import msgspec
 from keep_manager.errors import SupervisorUnavailableError
 from keep_manager.supervisor.bus_client import BusClient, BusError
 from keep_manager.supervisor.cgroups import CgroupRecord, empty_cgroups, make_cgroups, remove_cgroups
-from keep_manager.supervisor.units import KeepUnit, write_units
+from keep_manager.supervisor.static_users import copy_user_files
+from keep_manager.supervisor.units import KeepUnit, KeepUser, write_units
 
 _START_TIMEOUT = 15.0
 _END_TIMEOUT = 30.0
@@ -69,6 +70,9 @@ cd /run/systemd/inaccessible
 mkdir -m 000 dir; mkfifo -m 000 fifo; : > reg; chmod 000 reg
 mknod -m 000 chr c 0 0 2>/dev/null || true; mknod -m 000 blk b 0 0 2>/dev/null || true
 mkdir -p "$XDG_RUNTIME_DIR/systemd/inaccessible"
+for kind in passwd group; do
+    [ ! -e "$XDG_RUNTIME_DIR/$kind" ] || mount -n --bind "$XDG_RUNTIME_DIR/$kind" "/etc/$kind"
+done
 cd /
 exec "$@"
 """
@@ -150,6 +154,8 @@ class PrivateInstance:
         # Shared propagation: systemd's own mounts for units have to reach the units' namespaces.
         namespace += ["--mount", "--propagation", "shared"]
         script = _ROOT_NAMESPACE if root else _USER_NAMESPACE
+        if self._keep_unit.user is KeepUser.STATIC:
+            copy_user_files(self._runtime)
         cgroups = make_cgroups(f"wasmkeep-{self._deployment}")
         self._cgroup_file.write_bytes(msgspec.json.encode(cgroups))
         command = [*namespace, "sh", "-c", script, "sh", str(systemd), "--user"]

@@ -25,6 +25,8 @@ from keep_protocol.probe import (
 )
 
 PROBE_UNIT = "keep-probe.service"
+PROBE_INSTANCE = "probe-0000000"
+"""Stands for an instance where the name of a user is made of one."""
 
 _TIMEOUT = 60.0
 _DEVICES = (Path("/dev/fuse"), Path("/dev/net/tun"))
@@ -40,21 +42,13 @@ _LEFT_OUT = (
     "StandardError",
     "StartLimitIntervalSec",
     "StartLimitBurst",
-    "BindPaths",
 )
 """Directives of the keep's unit that are about its life; all others are what is tried."""
 
 NOT_DIRECTIVES_OF_A_SANDBOX = frozenset(
     {
-        "Description",
-        "Slice",
-        "Environment",
-        "TimeoutStartSec",
-        "TimeoutStopSec",
-        "KillMode",
-        "OOMPolicy",
-        "RemoveIPC",
-        "User",
+        *("Description", "Slice", "Environment", "TimeoutStartSec", "TimeoutStopSec", "KillMode", "OOMPolicy"),
+        *("RemoveIPC", "User", "BindPaths", "RuntimeDirectoryPreserve"),
     }
 )
 
@@ -78,7 +72,9 @@ def render_probe_unit(keep_unit: str, *, home: Path, output: Path, namespaces: t
         if name in _LEFT_OUT or "%t/wasmkeep/hosts/" in line:
             continue
         lines.append(
-            line.replace("wasmkeep/keeps/%i", "wasmkeep/probe").replace("keep %i", "probe").replace("k-%i", "k-probe")
+            line.replace("wasmkeep/keeps/%i", "wasmkeep/probe")
+            .replace("keep %i", "probe")
+            .replace("k-%i", f"k-{PROBE_INSTANCE}")
         )
         if line == "[Service]":
             lines += ["Type=oneshot", f"StandardOutput=append:{output}", f"StandardError=append:{output}.err"]
@@ -87,10 +83,11 @@ def render_probe_unit(keep_unit: str, *, home: Path, output: Path, namespaces: t
             lines.append(f"Environment={MANAGER_HOME}={str(home).replace('%', '%%')!r}")
             if device := next((device for device in _DEVICES if device.exists()), None):
                 lines.append(f"BindPaths={device}:%t/wasmkeep/probe/{PROBE_DEVICE}")
-    # With full privileges, but in the unit's cgroup: the only place from where IPAddressDeny= can be tried.
+    # With full privileges, but in the unit's cgroup: the only place from where IPAddressDeny= can be tried. Not before
+    # the probe itself: systemd 257 then fails to give that one namespaces of its own.
     executable, _, arguments = start.partition(" ")
-    lines.insert(lines.index("Type=oneshot") + 1, f"ExecStartPre=+{executable} {arguments} outside")
-    lines.insert(lines.index("Type=oneshot") + 2, f"ExecStart={start}")
+    lines.insert(lines.index("Type=oneshot") + 1, f"ExecStart={start}")
+    lines.insert(lines.index("Type=oneshot") + 2, f"ExecStartPost=-+{executable} {arguments} outside")
     return "\n".join(lines) + "\n"
 
 

@@ -25,8 +25,9 @@ from keep_manager.supervisor.interface import (
     SupervisorPaths,
     UnitStatus,
 )
-from keep_manager.supervisor.sandbox_probe import ProbeFiles, directives, probe
-from keep_manager.supervisor.units import KeepUnit, render_keep_unit
+from keep_manager.supervisor.sandbox_probe import PROBE_INSTANCE, ProbeFiles, directives, probe
+from keep_manager.supervisor.static_users import StaticUsers
+from keep_manager.supervisor.units import KeepUnit, KeepUser, render_keep_unit
 from keep_protocol.spec import Limits
 
 _PING_INTERVAL = 1.0
@@ -107,7 +108,10 @@ class SystemdSupervisor:
     def promises(self) -> Promises:
         """What it can be relied upon for; limits as found at `connect`."""
         return Promises(
-            limits=self._limits, sandbox=True, own_uid=self._keep_unit.dynamic_user, restarts_killed_keeps=True
+            limits=self._limits,
+            sandbox=True,
+            own_uid=self._keep_unit.user is not KeepUser.SHARED,
+            restarts_killed_keeps=True,
         )
 
     @property
@@ -153,6 +157,7 @@ class SystemdSupervisor:
         """Set the limits, start, wait for READY. Raises `UnitStartError`."""
         bus = self._connected()
         unit = unit_name(instance)
+        self._prepare_user(instance, self._paths.state / instance, self._paths.runtime / "keeps" / instance)
         try:
             await bus.call("limit", unit, limits=_cgroup_properties(limits))
             with contextlib.suppress(BusError):
@@ -201,6 +206,7 @@ class SystemdSupervisor:
         async with self._probing:
             if self._report is not None:
                 return self._report
+            self._prepare_user(PROBE_INSTANCE, self._paths.state.parent / "probe", self._paths.runtime / "probe")
             result = await probe(
                 self._connected(),
                 keep_unit=self._keep_unit,
@@ -215,6 +221,10 @@ class SystemdSupervisor:
     def log_path(self, instance: str) -> Path:
         """Where the unit's standard output and error go."""
         return self._paths.logs / f"{instance}.log"
+
+    def _prepare_user(self, instance: str, state: Path, runtime: Path) -> None:
+        if self._keep_unit.user is KeepUser.STATIC:
+            StaticUsers(self._paths.runtime.parent).prepare(instance, {state: 0o700, runtime: 0o711})
 
     def _remove_files(self, instance: str) -> None:
         state = self._paths.state / instance

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import sys
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,8 +13,21 @@ KEEP_PACKAGES = ("keep_loader", "app_loader", "keep_protocol")
 """What a keep imports; found by name, for the manager itself imports none of the first two."""
 
 _TEMPLATES = Path(__file__).resolve().parent.parent / "units"
+# The folders of a static user are ours to make; what DynamicUser= would bind over a covered home, this does.
+_STATIC_USER = "RuntimeDirectoryPreserve=yes\nBindPaths=%S/wasmkeep/keeps/%i"
 _INSTALLED = "/usr/lib/wasmkeep"
 _VISIBLE = Path("/usr")
+
+
+class KeepUser(StrEnum):
+    """As whom keeps run."""
+
+    DYNAMIC = "dynamic"
+    """DynamicUser=: systemd makes up a user for each keep."""
+    STATIC = "static"
+    """User= with a name that only the private instance knows: after 252, a user instance refuses DynamicUser=."""
+    SHARED = "shared"
+    """The user of the instance, for all keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +37,13 @@ class KeepUnit:
     home: Path
     """The manager's home, covered in the keep's view."""
     logs: Path
-    dynamic_user: bool
+    user: KeepUser
 
 
 def render_keep_unit(unit: KeepUnit) -> str:
     """`keep@.service` for this interpreter, its virtual environment and these packages."""
-    template = _TEMPLATES / "keep@.service" if unit.dynamic_user else _TEMPLATES / "user" / "keep@.service"
+    shared = unit.user is KeepUser.SHARED
+    template = _TEMPLATES / "user" / "keep@.service" if shared else _TEMPLATES / "keep@.service"
     lines = []
     for line in template.read_text().splitlines():
         name, _, value = line.partition("=")
@@ -40,6 +55,8 @@ def render_keep_unit(unit: KeepUnit) -> str:
             line = f"StandardOutput=append:{_escape(unit.logs)}/%i.log"
         elif name == "TemporaryFileSystem":
             line = f"TemporaryFileSystem={_escape(_cover(unit.home))}:ro"
+        elif line == "DynamicUser=yes" and unit.user is KeepUser.STATIC:
+            line = _STATIC_USER
         if line != "BindReadOnlyPaths=":
             lines.append(line)
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app_loader.files import Files
-from app_loader.paths import open_beneath
+from app_loader.paths import MAX_COMPONENTS, open_beneath
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import FileStored
 from keep_protocol.states import FileArea
@@ -212,6 +212,16 @@ class TestPaths:
             with pytest.raises(RefusalError) as refusal:
                 act()
             assert refusal.value.code is ErrorCode.FILE_PATH_INVALID
+
+    def test_the_deepest_path_leaves_a_tree_that_can_be_counted(self, files: Files) -> None:
+        deepest = "/".join("d" * MAX_COMPONENTS)
+        put(files, deepest, b"x")
+        assert asyncio.run(files.used()) == 1
+        for path in (f"{deepest}/d", "d/" * 5000):
+            with pytest.raises(RefusalError) as refusal:
+                asyncio.run(files.make_folder(INPUT, path))
+            assert refusal.value.code is ErrorCode.FILE_PATH_INVALID
+        put(files, "another", b"x")
 
     def test_what_is_not_there_is_not_found(self, files: Files) -> None:
         for act in (get, delete):

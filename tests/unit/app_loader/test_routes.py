@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from app_loader.errors import RouteTableError
 from app_loader.keep import Keep
 from app_loader.messages import Request, Response
 from app_loader.routes import ROUTES, Route
+from keep_protocol.digests import content_digest
 from keep_protocol.states import FileArea, KeepRole
 from tests.unit.app_loader.asking import ask, problem, request
 
@@ -158,6 +160,21 @@ class TestDescription:
         document = json.loads(openapi.document())
         schemas = document["components"]["schemas"]
         assert _references(document) <= {f"#/components/schemas/{name}" for name in schemas}
+
+    def test_it_says_which_values_parameters_have(self) -> None:
+        paths = json.loads(openapi.document())["paths"]
+        output = {each["name"]: each["schema"] for each in paths["/v1/runs/{run}/stdout"]["get"]["parameters"]}
+        assert output["follow"]["enum"] == [0, 1]
+        assert output["offset"] == {"type": "integer", "minimum": 0, "maximum": 10**16 - 1}
+        (digest,) = (each for each in paths["/v1/workload"]["put"]["parameters"] if each["name"] == "Content-Digest")
+        assert re.search(digest["schema"]["pattern"], content_digest(bytes(32)))
+        assert not re.search(digest["schema"]["pattern"], "md5=:AAAAAAAAAAAAAAAAAAAAAA==:")
+
+    def test_it_names_the_headers_of_answers(self) -> None:
+        paths = json.loads(openapi.document())["paths"]
+        started = paths["/v1/runs"]["post"]["responses"]
+        assert started["200"]["headers"].keys() == started["202"]["headers"].keys() == {"Location"}
+        assert paths["/v1/runs/{run}/stderr"]["get"]["responses"]["200"]["headers"].keys() == {"Wasmkeep-Offset"}
 
     def test_the_keep_serves_it(self) -> None:
         response = ask(request("GET", "/v1/openapi.json", roles=[KeepRole.AUDITOR]))

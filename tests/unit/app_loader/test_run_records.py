@@ -94,7 +94,14 @@ def test_stopping_the_keep_stops_its_runs_and_records_why(tmp_path: Path) -> Non
 
 def test_damaged_and_foreign_records_do_not_stop_a_start(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    for name, content in (("r000000000000001", b"{"), ("r000000000000002", b""), ("notes", b"{}")):
+    damaged = {
+        "r000000000000001": b"{",
+        "r000000000000002": b"",
+        "r000000000000004": b'{"id": "\xff"}',
+        "r000000000000005": b'{"x": ' + b"[" * 100_000,
+        "notes": b"{}",
+    }
+    for name, content in damaged.items():
         (runs / name).mkdir(parents=True)
         (runs / name / "record.json").write_bytes(content)
     (runs / "r000000000000003").mkdir()

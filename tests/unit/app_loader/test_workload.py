@@ -292,10 +292,11 @@ def test_a_workload_whose_upload_is_damaged_too_is_no_workload(tmp_path: Path, s
     execute(tmp_path, second_life)
 
 
-def test_a_damaged_record_and_foreign_files_do_not_stop_a_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", [b"{", b'{"name": "\xff"}'], ids=["truncated", "not-utf-8"])
+def test_a_damaged_record_and_foreign_files_do_not_stop_a_start(tmp_path: Path, record: bytes) -> None:
     folder = tmp_path / "workload"
     folder.mkdir()
-    (folder / "workload.json").write_text("{")
+    (folder / "workload.json").write_bytes(record)
     (folder / "deadbeef.wasm").write_bytes(FIRST)
     (folder / "foreign").mkdir()
 

@@ -68,6 +68,8 @@ def test_a_cursor_from_elsewhere_is_refused(manager: Running) -> None:
     for value in ("99", "x", "-1", "1" * 30):
         answer: httpx.Response = client.get("/v1/events", headers=STREAM | {"last-event-id": value})
         assert (answer.status_code, answer.json()["code"]) == (422, "cursor-invalid"), value
+    page = client.get("/v1/events", headers={"last-event-id": "x"})
+    assert (page.status_code, page.json()["code"]) == (422, "cursor-invalid")
 
 
 def test_an_open_stream_does_not_keep_the_manager_from_stopping(manager: Running) -> None:

@@ -120,6 +120,11 @@ def test_the_server_certificate_names_this_host_and_what_init_was_given(folder: 
     assert {"192.0.2.7", "127.0.0.1"} <= {str(address) for address in names.get_values_for_type(x509.IPAddress)}
 
 
+def test_a_server_certificate_lives_no_longer_than_scanners_accept(home: Home) -> None:
+    certificate = pki.load_certificate(PkiPaths(home.pki).server)
+    assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days <= 90
+
+
 def test_keys_are_readable_by_their_owner_only(home: Home) -> None:
     keys = list(home.path.rglob("*.key"))
     assert len(keys) == 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import re
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ from keep_manager.pki import load_certificate
 from keep_manager.route import SEEING, Route
 from keep_manager.routes import ROUTES
 from keep_protocol.errors import PROBLEM_MEDIA_TYPE
+from keep_protocol.names import NAME_PATTERN, is_keep_name
 from keep_protocol.spec import Principal
 from keep_protocol.states import CrlPolicy, KeepRole, ManagerRole
 from tests.bad_bodies import MALFORMED, BadBody, bad_keeps
@@ -221,6 +224,25 @@ def test_paths_and_parameters_that_do_not_exist_are_problems(
         assert problem_of(answer) == (status, code)
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/v1/keeps", "GET, POST"), ("/v1/keeps/one", "DELETE, GET"), ("/v1/keeps/one/stop", "POST")]
+)
+def test_another_method_gets_all_those_that_the_path_has(manager: Running, path: str, allowed: str) -> None:
+    answer = manager.client().request("X" * 1000, path)
+    assert problem_of(answer) == (405, "method-not-allowed")
+    assert answer.headers["allow"] == allowed
+    assert len(answer.content) < 500
+
+
+def test_a_path_in_the_log_cannot_forge_lines_or_steer_terminals(
+    manager: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "keep_manager.app"):
+        manager.client().get("/v1/keeps/%1b%5b2J%0a%c2%9b")
+    (record,) = caplog.records
+    assert "GET /v1/keeps/%1b%5b2J%0a%c2%9b by spiffe://" in record.getMessage()
+
+
 def test_answers_say_nothing_of_the_server_and_carry_a_request_id(manager: Running) -> None:
     answer = manager.client().get("/v1/health")
     assert "server" not in answer.headers
@@ -262,6 +284,29 @@ def test_the_document_refers_to_nothing_that_it_does_not_hold() -> None:
     assert references <= made["components"]["schemas"].keys()
     identifiers = [operation["operationId"] for item in made["paths"].values() for operation in item.values()]
     assert len(identifiers) == len(set(identifiers))
+
+
+def test_headers_that_the_document_promises_are_sent(manager: Running) -> None:
+    answer = manager.client().post("/v1/keeps", json=keep_body("one"))
+    described = document()["paths"]["/v1/keeps"]["post"]["responses"]["201"]["headers"]
+    assert described.keys() == {"Location", "X-Request-Id"}
+    assert all(answer.headers[name] for name in described)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "a" * 63, "a" * 64, "a.b", "a..b", "-a", "a-", "0123456789abcdef", "0123456789abcdef0", "a b", ""]
+)
+def test_the_document_describes_names_as_they_are_checked(name: str) -> None:
+    assert bool(re.search(NAME_PATTERN, name)) == is_keep_name(name)
+
+
+def test_the_document_says_what_a_principal_is_and_that_one_is_owner() -> None:
+    principals = document()["components"]["schemas"]["KeepSpec"]["properties"]["principals"]
+    assert [kind["required"] for kind in principals["items"]["oneOf"]] == [
+        ["certificate"],
+        ["ca", "spiffe_id", "crl"],
+    ]
+    assert principals["contains"]["properties"]["roles"] == {"contains": {"const": "owner"}}
 
 
 def test_seeing_roles_are_all_roles() -> None:

@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 
 from keep_manager.supervisor.sandbox_probe import directives, render_probe_unit
-from keep_manager.supervisor.units import KeepUnit, code_folders, render_keep_unit, render_manager_unit, write_units
+from keep_manager.supervisor.units import (
+    KeepUnit,
+    KeepUser,
+    code_folders,
+    render_keep_unit,
+    render_manager_unit,
+    write_units,
+)
 
 
-def _unit(home: Path, *, dynamic_user: bool = True) -> KeepUnit:
-    return KeepUnit(home, home / "state" / "logs", dynamic_user=dynamic_user)
+def _unit(home: Path, user: KeepUser = KeepUser.DYNAMIC) -> KeepUnit:
+    return KeepUnit(home, home / "state" / "logs", user)
 
 
 def test_a_keep_runs_this_interpreter_and_sees_only_the_code_it_needs(tmp_path: Path) -> None:
@@ -32,7 +39,7 @@ def test_no_folder_is_bound_twice_and_none_below_another() -> None:
 
 def test_every_instance_has_a_dynamic_user_of_its_own(tmp_path: Path) -> None:
     assert "User=k-%i" in render_keep_unit(_unit(tmp_path)).splitlines()
-    assert "DynamicUser" not in render_keep_unit(_unit(tmp_path, dynamic_user=False)).replace("no DynamicUser=", "")
+    assert "DynamicUser" not in render_keep_unit(_unit(tmp_path, KeepUser.SHARED)).replace("no DynamicUser=", "")
 
 
 def test_the_home_is_covered_from_the_outermost_folder_that_is_closed_to_others(tmp_path: Path) -> None:
@@ -49,7 +56,7 @@ def test_the_home_is_covered_from_the_outermost_folder_that_is_closed_to_others(
 
 
 def test_paths_with_blanks_colons_and_percent_signs_are_escaped(tmp_path: Path) -> None:
-    text = render_keep_unit(KeepUnit(tmp_path, Path("/var/log/a b:c%d"), dynamic_user=True))
+    text = render_keep_unit(KeepUnit(tmp_path, Path("/var/log/a b:c%d"), KeepUser.DYNAMIC))
     assert "StandardOutput=append:/var/log/a\\x20b\\:c%%d/%i.log" in text.splitlines()
 
 

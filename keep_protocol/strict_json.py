@@ -1,4 +1,4 @@
-"""Decodes JSON from people and keeps that we do not trust, with one kind of error for all that can be wrong."""
+"""Decodes JSON that others wrote, or a damaged disk gave, with one kind of error for all that can be wrong."""
 
 from __future__ import annotations
 
