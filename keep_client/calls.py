@@ -10,6 +10,7 @@ import msgspec
 
 from keep_client.errors import ProblemError, ProtocolError
 from keep_protocol.errors import PROBLEM_MEDIA_TYPE, Problem
+from keep_protocol.strict_json import decode_strictly
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ def problem(head: Head, body: bytes) -> ProblemError | ProtocolError:
     """The error that an unsuccessful answer stands for."""
     if head.status >= 400 and head.media_type == PROBLEM_MEDIA_TYPE:
         try:
-            return ProblemError(msgspec.json.decode(body, type=Problem))
+            return ProblemError(decode_strictly(body, Problem))
         except msgspec.MsgspecError as error:
             return ProtocolError(f"the answer {head.status} has a malformed problem document: {error}")
     return ProtocolError(f"the answer {head.status} of type {head.media_type!a} has no problem document")
@@ -94,7 +95,7 @@ def expect_json(kind: type[T]) -> Callable[[Head, bytes], T]:
         if head.media_type != "application/json":
             raise ProtocolError(f"expected JSON, got {head.media_type!a}")
         try:
-            return msgspec.json.decode(body, type=kind)
+            return decode_strictly(body, kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ProtocolError(f"the answer is not a {getattr(kind, '__name__', kind)}: {error}") from error
 

@@ -10,6 +10,7 @@ import msgspec
 
 from keep_client.errors import InvalidArgumentError
 from keep_protocol.manager_api import ManagerFile
+from keep_protocol.strict_json import decode_strictly
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Home:
         """Where its manager listens. Raises `InvalidArgumentError` when none has been started."""
         file = self.path / "manager.json"
         try:
-            return msgspec.json.decode(file.read_bytes(), type=ManagerFile)
+            return decode_strictly(file.read_bytes(), ManagerFile)
         except FileNotFoundError:
             raise InvalidArgumentError(
                 f"{file} does not exist: start the manager with `keep-manager serve --home {self.path}`"

@@ -6,6 +6,7 @@ import msgspec
 
 from keep_client.errors import ProtocolError
 from keep_protocol.manager_api import Event
+from keep_protocol.strict_json import decode_strictly
 
 MAX_PENDING = 1024 * 1024
 """Bytes of one event that has not ended."""
@@ -62,6 +63,6 @@ class Reconnection:
 
 def _decode(data: bytes) -> Event:
     try:
-        return msgspec.json.decode(data, type=Event)
+        return decode_strictly(data, Event)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"the manager sent an event that is none: {error}") from error

@@ -20,6 +20,7 @@ from keep_protocol.handover import (
     Hello,
 )
 from keep_protocol.spec import MAX_SPEC_SIZE
+from keep_protocol.strict_json import decode_strictly
 
 _DEADLINE = 10.0
 _MAX_CONFIGURATION = 2 * MAX_SPEC_SIZE
@@ -51,7 +52,7 @@ def _ask(path: Path, instance: str, invocation: str) -> tuple[int, int]:
             connection.connect(str(path))
             connection.sendall(msgspec.json.encode(hello))
             message, descriptors, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 2)
-            answer = msgspec.json.decode(message, type=Handover)
+            answer = decode_strictly(message, Handover)
         except OSError as error:
             raise HandoverError(
                 f"no hand-over from {path}: {error.strerror or error}; is the keep-manager running?"
@@ -84,6 +85,6 @@ def _listener(descriptor: int) -> socket.socket:
 def _read_configuration(descriptor: int) -> Configuration:
     raw = os.pread(descriptor, _MAX_CONFIGURATION, 0)
     try:
-        return msgspec.json.decode(raw, type=Configuration)
+        return decode_strictly(raw, Configuration)
     except msgspec.MsgspecError as error:
         raise HandoverError(f"the configuration handed over is malformed: {error}") from error
