@@ -36,7 +36,11 @@ def test_the_shipped_unit_is_hardened(unit: str, exposure: float) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     command = ["systemd-analyze", "security", "--offline=true", str(ROOT / "systemd" / unit)]
-    last = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
+    analysis = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "Failed to initialize manager" in analysis.stderr:
+        pytest.skip(f"systemd-analyze does not run here: {analysis.stderr.strip()}")
+    assert analysis.returncode == 0, analysis.stderr
+    last = analysis.stdout.strip().splitlines()[-1]
     assert float(last.partition("keep@i.service:")[2].split()[0]) <= exposure
 
 
