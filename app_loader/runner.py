@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -68,6 +69,8 @@ class Runner:
         _make_folders(state)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         server = os.getpid()
+        # A collection in the server would write to the head of every object, and so unshare all that both have.
+        gc.freeze()
         pid = os.fork()
         if pid == 0:
             # Here, so that the server never pays for what only the runner needs.
