@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -22,8 +21,7 @@ _MAX_REPORT = 64 * 1024
 _counter = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
-class CompileLimits:
+class CompileLimits(msgspec.Struct, frozen=True):
     """What one compilation may use; it is hostile input to a large program."""
 
     cpu_seconds: int = 120
@@ -34,8 +32,7 @@ class CompileLimits:
 DEFAULT_COMPILE_LIMITS = CompileLimits()
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
+class Compiled(msgspec.Struct, frozen=True):
     """SHA-256, in hex, of the module that was read and of the compiled one that was written."""
 
     source: str

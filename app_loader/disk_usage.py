@@ -6,8 +6,9 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 MAX_DEPTH = 128
 """Folders in folders; each level holds a descriptor while it is counted. A deeper tree counts as unlimited use."""
@@ -21,8 +22,7 @@ _BLOCK = 512
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Bytes of all files, and the number of files, folders and links."""
 
     size: int

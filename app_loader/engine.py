@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from ctypes import byref, c_char_p, c_void_p
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from app_loader.errors import EngineError
 from app_loader.wasmtime_binding import (
@@ -58,16 +59,14 @@ class Engine:
             raise EngineError("wasmtime refused its configuration")
 
 
-@dataclass(frozen=True, slots=True)
-class Import:
+class Import(msgspec.Struct, frozen=True):
     """Something that a module wants from its host."""
 
     module: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
+class Export(msgspec.Struct, frozen=True):
     """Something that a module offers. `parameters` and `results` count those of a function."""
 
     name: str

@@ -90,12 +90,22 @@ def become_child(runner: int) -> None:
 
 def wait_and_run(engine: Engine, commands: Mapping[str, Command], exit_code: ExitCode, channel: socket.socket) -> None:
     """Be the process of the run that comes over `channel`, if one comes."""
+    _rehearse(engine)
     packet, descriptors, _, _ = socket.recv_fds(channel, MAX_PACKET, MAX_DESCRIPTORS)
     channel.close()
     if packet:
         order = order_decoder.decode(packet)
         if isinstance(order, Start):
             run(engine, commands[order.module], exit_code, descriptors)
+
+
+def _rehearse(engine: Engine) -> None:
+    """Do what every run does before it instantiates its module.
+
+    A page that is shared with the runner is copied when it is first written to: here, and not while a client waits.
+    """
+    assignment = _assignment_decoder.decode(msgspec.json.encode(Assignment(("",), (), 0, 0, ())))
+    library().wasmtime_store_delete(_new_store(engine, assignment, _wasi_configuration(assignment, [])))
 
 
 def run(engine: Engine, command: Command, exit_code: ExitCode, descriptors: list[int]) -> None:
@@ -153,11 +163,7 @@ def _execute(
     )
     for folder in folders:
         os.close(folder)
-    store = wasmtime.wasmtime_store_new(engine.pointer, None, None)
-    context = wasmtime.wasmtime_store_context(store)
-    wasmtime.wasmtime_store_limiter(store, assignment.memory, _TABLE_ELEMENTS, 1, _TABLES, 1)
-    # Without this, a guest's first call of WASI aborts the process.
-    check(wasmtime.wasmtime_context_set_wasi(context, wasi))
+    context = wasmtime.wasmtime_store_context(_new_store(engine, assignment, wasi))
     instance = Instance()
     trap = c_void_p()
     error = wasmtime.wasmtime_instance_pre_instantiate(command.instance_pre, context, byref(instance), byref(trap))
@@ -175,6 +181,15 @@ def _execute(
     if error or trap:
         return _failure(error, trap, exit_code, full=full)
     return Report(ExitReason.CODE, code=0)
+
+
+def _new_store(engine: Engine, assignment: Assignment, wasi: int) -> int:
+    wasmtime = library()
+    store = int(wasmtime.wasmtime_store_new(engine.pointer, None, None))
+    wasmtime.wasmtime_store_limiter(store, assignment.memory, _TABLE_ELEMENTS, 1, _TABLES, 1)
+    # Without this, a guest's first call of WASI aborts the process.
+    check(wasmtime.wasmtime_context_set_wasi(wasmtime.wasmtime_store_context(store), wasi))
+    return store
 
 
 def _wasi_configuration(assignment: Assignment, folders: list[int]) -> int:

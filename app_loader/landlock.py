@@ -7,8 +7,9 @@ import os
 import stat
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntFlag
+
+import msgspec
 
 from app_loader.errors import ConfinementError
 from app_loader.kernel import PR_SET_NO_NEW_PRIVS, prctl, syscall
@@ -65,8 +66,7 @@ _NETWORK_BIND_AND_CONNECT = 0b11
 _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """What stays allowed at and beneath a path, which is a name or an open descriptor."""
 
     path: str | int

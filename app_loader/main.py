@@ -55,12 +55,17 @@ def run(
     spec = decode_spec(configuration.spec.encode())
     files = Files(state / "files", spec.limits.files)
     files.prepare()
-    # Before there is a key: what forks now, and all runs after it, never have it in memory.
-    runner = Runner.fork(state)
-    identity = Identity(configuration.id, configuration.domain, configuration.names)
     principals = Principals(spec.principals, Revocations(host / CRL_FILE))
-    service = _Service(configuration, spec, state, invocation, files, runner, identity, principals)
-    return asyncio.run(service.run(listener, publish, heartbeat, heartbeat_interval))
+    with asyncio.Runner() as event_loop:
+        # What is used for the first time after the fork, server and runner have twice. So all is used once before,
+        # with a key that is thrown away.
+        event_loop.get_loop()
+        Trust(Identity(configuration.id, configuration.domain, configuration.names), principals)
+        # Before there is the key: what forks now, and all runs after it, never have it in memory.
+        runner = Runner.fork(state)
+        identity = Identity(configuration.id, configuration.domain, configuration.names)
+        service = _Service(configuration, spec, state, invocation, files, runner, identity, principals)
+        return event_loop.run(service.run(listener, publish, heartbeat, heartbeat_interval))
 
 
 class _Service:

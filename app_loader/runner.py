@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from app_loader.dormant_runner import sleep_until_ordered
 from app_loader.errors import ModuleLoadError, RunnerDiedError
 from app_loader.runner_messages import (
     MAX_PACKET,
@@ -73,10 +74,7 @@ class Runner:
         gc.freeze()
         pid = os.fork()
         if pid == 0:
-            # Here, so that the server never pays for what only the runner needs.
-            from app_loader.runner_process import become_runner
-
-            become_runner(theirs, server, state)
+            sleep_until_ordered(theirs, server, state)
         theirs.close()
         ours.setblocking(False)
         return cls(pid, ours)
@@ -95,7 +93,7 @@ class Runner:
         loop.add_reader(self._channel.fileno(), self._receive)
 
     async def facts(self) -> tuple[SandboxFact, ...]:
-        """How far the runner is confined; known some milliseconds after the fork. Raises `RunnerDiedError`."""
+        """How far the runner is confined; known when it obeys its first order. Raises `RunnerDiedError`."""
         assert self._confined is not None, "attach first"
         return await asyncio.shield(self._confined)
 

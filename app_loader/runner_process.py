@@ -11,17 +11,14 @@ import hashlib
 import os
 import resource
 import select
-import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from app_loader import compiler, confinement, guest
 from app_loader.children import Children
 from app_loader.engine import Command, Engine, Linker, Module
 from app_loader.errors import EngineError
-from app_loader.kernel import die_with, set_name
 from app_loader.runner_messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
@@ -29,7 +26,6 @@ from app_loader.runner_messages import (
     Confined,
     Ended,
     Event,
-    Failed,
     Kill,
     Load,
     Loaded,
@@ -46,47 +42,18 @@ from app_loader.runner_messages import (
 _SPARE = "spare"
 """Name of the child that waits for the next run, so that a run need not wait for a fork."""
 
+_QUIET = 5
+"""Milliseconds without an order after which a spare is made. Beside a run that begins, a fork would hold that up."""
+
 _BLOCK = 1024 * 1024
 
 
-def become_runner(channel: socket.socket, parent: int, state: Path) -> NoReturn:
-    """Be the runner in a process that was forked for it, until the server closes its end of `channel`."""
-    status = 1
-    try:
-        die_with(parent, signal.SIGKILL)
-        set_name("keep-runner")
-        _forget_the_server(channel.fileno())
-        process = _RunnerProcess(channel)
-        process.send(Confined(confinement.confine_runner(state)))
-        process.serve()
-        status = 0
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            channel.send(order_encoder.encode(Failed(f"{type(error).__name__}: {error}"[:4096])))
-    finally:
-        os._exit(status)
-
-
-def _forget_the_server(channel: int) -> None:
-    """Drop all that a fork inherits and a runner has no use for: descriptors, environment, signal handlers."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    # A terminal's ^C reaches the whole process group; the server decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.clear()
-    for name in os.listdir("/proc/self/fd"):
-        if (descriptor := int(name)) != channel and descriptor > 2:
-            with contextlib.suppress(OSError):  # the one that listed the folder
-                os.close(descriptor)
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor, inheritable=True)
-    os.close(null)
+def become_runner(channel: socket.socket, state: Path) -> None:
+    """Obey the orders in `channel` until the server closes its end. Raises `ConfinementError`."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Collections would write to every object's header and so unshare the server's pages.
-    gc.disable()
-    gc.freeze()
+    process = _RunnerProcess(channel)
+    process.send(Confined(confinement.confine_runner(state)))
+    process.serve()
 
 
 class _RunnerProcess:
@@ -110,13 +77,18 @@ class _RunnerProcess:
     def serve(self) -> None:
         """Until the server is gone; then all children are killed."""
         while True:
-            for descriptor, _ in self._poll.poll():
+            # None while there is no workload: an idle keep pays for what it uses.
+            spare_wanted = self._spare is None and bool(self._commands)
+            events = self._poll.poll(_QUIET if spare_wanted else None)
+            if not events:
+                self._make_spare()
+            for descriptor, _ in events:
                 if descriptor in self._children:
                     self._reap(descriptor)
+                    self._make_spare()
                 elif not self._obey_next():
                     self._children.kill_all()
                     return
-                self._make_spare()
 
     def _reap(self, descriptor: int) -> None:
         ended = self._children.reap(descriptor)
@@ -221,10 +193,7 @@ class _RunnerProcess:
         self._drop_spare()
 
     def _make_spare(self) -> None:
-        """Only between orders: while one is obeyed, descriptors of its run are open here, and a fork has them all.
-
-        None while there is no workload: an idle keep pays for what it uses.
-        """
+        """Only between orders: while one is obeyed, descriptors of its run are open here, and a fork has them all."""
         if self._spare is not None or not self._commands:
             return
         engine, linker = self._linking()

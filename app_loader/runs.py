@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -41,15 +40,14 @@ _STOPPED_WITH_KEEP = "the keep was stopped"
 Stream = Literal["stdout", "stderr"]
 
 
-@dataclass(slots=True)
-class _Going:
+class _Going(msgspec.Struct):
     """A run that is queued or going, with all that its record does not say."""
 
     run: Run
     request: RunRequest
     module: LoadedModule
     execution: Execution
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
 class Runs:

@@ -8,7 +8,8 @@ import functools
 import platform
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from app_loader.kernel import PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, prctl
 
@@ -123,8 +124,7 @@ _NEVER = frozenset(_NUMBERS) - {
 _NOT_IN_A_RUN = frozenset({"kill", "pidfd_open", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Instruction:
+class _Instruction(msgspec.Struct, frozen=True):
     code: int
     operand: int
     if_true: int = 0

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -41,8 +40,7 @@ class StoredWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loaded_at: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModule:
+class LoadedModule(msgspec.Struct, frozen=True):
     """A module that the runner has mapped. `digest` is that of the upload."""
 
     name: str

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 
 from keep_client.calls import MAX_ANSWER, Call, Head, Request, StreamCall, T, problem, succeeded
-from keep_client.channel import KEEPALIVE, head_of, header_fields, timeouts
+from keep_client.channel import KEEPALIVE, head_of, to_send
 from keep_client.errors import ConnectionBrokenError, InvalidArgumentError, ProtocolError
 from keep_client.failures import TRANSPORT_ERRORS, translated
 
@@ -25,30 +25,30 @@ class AsyncChannel:
         self._context = context
         self._peer = peer
         self._closed = False
-        self._client = self._new_client()
+        self._pool = self._new_pool()
 
     async def close(self) -> None:
         """Close all connections."""
         self._closed = True
-        await self._client.aclose()
+        await self._pool.aclose()
 
     async def call(self, call: Call[T], body: AsyncBodyFactory | None = None) -> T:
         """Send it, once more if the connection broke and that does no harm, and decode the answer."""
         try:
-            answer = await self._answer(self._client, call, body)
+            answer = await self._answer(self._pool, call, body)
         except ConnectionBrokenError:
             if not call.request.repeatable:
                 raise
             # The pool may hold further connections to a process that has died.
-            async with self._new_client() as fresh:
+            async with self._new_pool() as fresh:
                 answer = await self._answer(fresh, call, body)
         return call.decode(*answer)
 
     async def stream(self, call: StreamCall, *, fresh: bool = False) -> AsyncGenerator[bytes, None]:
         """Send it, over a new connection where `fresh`, and yield the bytes of the answer as they come."""
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(self._new_client()) if fresh else self._client
-            response = await stack.enter_async_context(self._exchange(client, call.request, None))
+            pool = await stack.enter_async_context(self._new_pool()) if fresh else self._pool
+            response = await stack.enter_async_context(self._exchange(pool, call.request, None))
             head = head_of(response)
             if not succeeded(head):
                 raise problem(head, await _read(response))
@@ -56,18 +56,14 @@ class AsyncChannel:
             async for chunk in response.aiter_raw():
                 yield chunk
 
-    def _new_client(self) -> httpx.AsyncClient:
+    def _new_pool(self) -> httpx.AsyncHTTPTransport:
         # Pools are keyed by address and not by whom the context accepts: never shared between channels.
-        return httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(verify=self._context, trust_env=False, socket_options=KEEPALIVE),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        return httpx.AsyncHTTPTransport(verify=self._context, trust_env=False, socket_options=KEEPALIVE)
 
     async def _answer(
-        self, client: httpx.AsyncClient, call: Call[T], body: AsyncBodyFactory | None
+        self, pool: httpx.AsyncHTTPTransport, call: Call[T], body: AsyncBodyFactory | None
     ) -> tuple[Head, bytes]:
-        async with self._exchange(client, call.request, body) as response:
+        async with self._exchange(pool, call.request, body) as response:
             head = head_of(response)
             if not succeeded(head):
                 raise problem(head, await _read(response))
@@ -76,20 +72,17 @@ class AsyncChannel:
 
     @asynccontextmanager
     async def _exchange(
-        self, client: httpx.AsyncClient, request: Request, body: AsyncBodyFactory | None
+        self, pool: httpx.AsyncHTTPTransport, request: Request, body: AsyncBodyFactory | None
     ) -> AsyncIterator[httpx.Response]:
         if self._closed:
             raise InvalidArgumentError(f"the client for {self._peer} is closed")
         content = request.body if body is None else body()
         try:
-            async with client.stream(
-                request.method,
-                self._base_url + request.target,
-                headers=header_fields(request),
-                content=content,
-                timeout=timeouts(request),
-            ) as response:
+            response = await pool.handle_async_request(to_send(request, self._base_url, content))
+            try:
                 yield response
+            finally:
+                await response.aclose()
         except TRANSPORT_ERRORS as error:
             raise translated(error, self._peer) from error
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterable, Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 
 import httpx
 
@@ -15,6 +15,8 @@ from keep_client.failures import TRANSPORT_ERRORS, translated
 
 BodyFactory = Callable[[], Iterable[bytes]]
 """Makes the body of an upload, anew for every attempt."""
+
+Content = bytes | Iterable[bytes] | AsyncIterable[bytes] | None
 
 CONNECT_TIMEOUT = 10.0
 WRITE_TIMEOUT = 60.0
@@ -35,14 +37,20 @@ def head_of(response: httpx.Response) -> Head:
     return Head(response.status_code, {name.lower(): value for name, value in response.headers.items()})
 
 
-def timeouts(request: Request) -> httpx.Timeout:
-    """How long each step of a request may take."""
-    return httpx.Timeout(CONNECT_TIMEOUT, read=request.read_timeout, write=WRITE_TIMEOUT)
+def to_send(request: Request, base_url: str, content: Content) -> httpx.Request:
+    """`request` for one of httpx's transports, with how long each of its steps may take.
 
-
-def header_fields(request: Request) -> dict[str, str]:
-    """The request's header fields; a compressed answer could expand without limit, so none is accepted."""
-    return {"accept-encoding": "identity", **request.headers}
+    Their clients do more than that, such as cookies and redirects, and take half a millisecond for it.
+    """
+    timeout = httpx.Timeout(CONNECT_TIMEOUT, read=request.read_timeout, write=WRITE_TIMEOUT)
+    return httpx.Request(
+        request.method,
+        base_url + request.target,
+        # A compressed answer could expand without limit, so none is accepted.
+        headers={"accept-encoding": "identity", **request.headers},
+        content=content,
+        extensions={"timeout": timeout.as_dict()},
+    )
 
 
 class Channel:
@@ -53,46 +61,42 @@ class Channel:
         self._context = context
         self._peer = peer
         self._closed = False
-        self._client = self._new_client()
+        self._pool = self._new_pool()
 
     def close(self) -> None:
         """Close all connections."""
         self._closed = True
-        self._client.close()
+        self._pool.close()
 
     def call(self, call: Call[T], body: BodyFactory | None = None) -> T:
         """Send it, once more if the connection broke and that does no harm, and decode the answer."""
         try:
-            answer = self._answer(self._client, call, body)
+            answer = self._answer(self._pool, call, body)
         except ConnectionBrokenError:
             if not call.request.repeatable:
                 raise
             # The pool may hold further connections to a process that has died.
-            with self._new_client() as fresh:
+            with self._new_pool() as fresh:
                 answer = self._answer(fresh, call, body)
         return call.decode(*answer)
 
     def stream(self, call: StreamCall, *, fresh: bool = False) -> Generator[bytes, None, None]:
         """Send it, over a new connection where `fresh`, and yield the bytes of the answer as they come."""
         with ExitStack() as stack:
-            client = stack.enter_context(self._new_client()) if fresh else self._client
-            response = stack.enter_context(self._exchange(client, call.request, None))
+            pool = stack.enter_context(self._new_pool()) if fresh else self._pool
+            response = stack.enter_context(self._exchange(pool, call.request, None))
             head = head_of(response)
             if not succeeded(head):
                 raise problem(head, _read(response))
             call.check(head)
             yield from response.iter_raw()
 
-    def _new_client(self) -> httpx.Client:
+    def _new_pool(self) -> httpx.HTTPTransport:
         # Pools are keyed by address and not by whom the context accepts: never shared between channels.
-        return httpx.Client(
-            transport=httpx.HTTPTransport(verify=self._context, trust_env=False, socket_options=KEEPALIVE),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        return httpx.HTTPTransport(verify=self._context, trust_env=False, socket_options=KEEPALIVE)
 
-    def _answer(self, client: httpx.Client, call: Call[T], body: BodyFactory | None) -> tuple[Head, bytes]:
-        with self._exchange(client, call.request, body) as response:
+    def _answer(self, pool: httpx.HTTPTransport, call: Call[T], body: BodyFactory | None) -> tuple[Head, bytes]:
+        with self._exchange(pool, call.request, body) as response:
             head = head_of(response)
             if not succeeded(head):
                 raise problem(head, _read(response))
@@ -100,18 +104,14 @@ class Channel:
             return head, _read(response)
 
     @contextmanager
-    def _exchange(self, client: httpx.Client, request: Request, body: BodyFactory | None) -> Iterator[httpx.Response]:
+    def _exchange(
+        self, pool: httpx.HTTPTransport, request: Request, body: BodyFactory | None
+    ) -> Iterator[httpx.Response]:
         if self._closed:
             raise InvalidArgumentError(f"the client for {self._peer} is closed")
         content = request.body if body is None else body()
         try:
-            with client.stream(
-                request.method,
-                self._base_url + request.target,
-                headers=header_fields(request),
-                content=content,
-                timeout=timeouts(request),
-            ) as response:
+            with closing(pool.handle_request(to_send(request, self._base_url, content))) as response:
                 yield response
         except TRANSPORT_ERRORS as error:
             raise translated(error, self._peer) from error

@@ -26,39 +26,54 @@ _DEADLINE = 10.0
 _MAX_CONFIGURATION = 2 * MAX_SPEC_SIZE
 
 
-def take(
-    *, stored: dict[str, int], host: Path, instance: str, invocation: str, service_manager: ServiceManager
-) -> tuple[socket.socket, Configuration]:
-    """The keep's listening socket and its configuration.
+def ask(host: Path, instance: str, invocation: str) -> socket.socket:
+    """Ask the manager for a socket and a configuration; `receive` has its answer. Raises `HandoverError`."""
+    path = host / "handover.sock"
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    connection.settimeout(_DEADLINE)
+    try:
+        connection.connect(str(path))
+        connection.sendall(
+            msgspec.json.encode(Hello(version=PROTOCOL_VERSION, instance=instance, invocation=invocation))
+        )
+    except OSError as error:
+        connection.close()
+        raise _no_answer(error) from error
+    return connection
 
-    What the manager hands over goes into the descriptor store at once, so that no later restart needs
-    the manager. Raises `HandoverError`.
+
+def receive(asked: socket.socket, service_manager: ServiceManager) -> tuple[socket.socket, Configuration]:
+    """The listening socket and the configuration that the manager was asked for.
+
+    They go into the descriptor store at once, so that no later restart needs the manager. Raises `HandoverError`.
     """
-    if LISTEN_FD in stored and CONFIGURATION_FD in stored:
-        listen, configuration = stored[LISTEN_FD], stored[CONFIGURATION_FD]
-    else:
-        listen, configuration = _ask(host / "handover.sock", instance, invocation)
-        service_manager.store(LISTEN_FD, listen)
-        service_manager.store(CONFIGURATION_FD, configuration, poll=False)
+    with asked:
+        listen, configuration = _answer(asked)
+    service_manager.store(LISTEN_FD, listen)
+    service_manager.store(CONFIGURATION_FD, configuration, poll=False)
     decoded = _read_configuration(configuration)
     return _listener(listen), decoded
 
 
-def _ask(path: Path, instance: str, invocation: str) -> tuple[int, int]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
-        connection.settimeout(_DEADLINE)
-        hello = Hello(version=PROTOCOL_VERSION, instance=instance, invocation=invocation)
-        try:
-            connection.connect(str(path))
-            connection.sendall(msgspec.json.encode(hello))
-            message, descriptors, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 2)
-            answer = decode_strictly(message, Handover)
-        except OSError as error:
-            raise HandoverError(
-                f"no hand-over from {path}: {error.strerror or error}; is the keep-manager running?"
-            ) from error
-        except msgspec.MsgspecError as error:
-            raise HandoverError(f"the manager's answer at {path} is malformed: {error}") from error
+def is_stored(descriptors: dict[str, int]) -> bool:
+    """Whether an earlier life of this unit has left all that there is to hand over."""
+    return LISTEN_FD in descriptors and CONFIGURATION_FD in descriptors
+
+
+def restore(descriptors: dict[str, int]) -> tuple[socket.socket, Configuration]:
+    """The listening socket and the configuration that `is_stored`. Raises `HandoverError`."""
+    decoded = _read_configuration(descriptors[CONFIGURATION_FD])
+    return _listener(descriptors[LISTEN_FD]), decoded
+
+
+def _answer(connection: socket.socket) -> tuple[int, int]:
+    try:
+        message, descriptors, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 2)
+        answer = decode_strictly(message, Handover)
+    except OSError as error:
+        raise _no_answer(error) from error
+    except msgspec.MsgspecError as error:
+        raise HandoverError(f"the manager's answer is malformed: {error}") from error
     if answer.result != "ok":
         raise HandoverError(f"the manager refused the hand-over: {answer.reason}")
     if len(descriptors) != 2:
@@ -66,6 +81,10 @@ def _ask(path: Path, instance: str, invocation: str) -> tuple[int, int]:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     return descriptors[0], descriptors[1]
+
+
+def _no_answer(error: OSError) -> HandoverError:
+    return HandoverError(f"no hand-over: {error.strerror or error}; is the keep-manager running?")
 
 
 def _listener(descriptor: int) -> socket.socket:

@@ -35,13 +35,12 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
     stored = stored_descriptors(environment)
 
     lock_state(state)
-    listener, configuration = handover.take(
-        stored=stored,
-        host=host,
-        instance=instance,
-        invocation=invocation,
-        service_manager=service_manager,
-    )
+    asked = None if handover.is_stored(stored) else handover.ask(host, instance, invocation)
+    # The process becomes the keep's server here, while the manager answers; what comes before the question is as small
+    # as it is because this import counts.
+    from keep_loader.backends import process
+
+    listener, configuration = handover.receive(asked, service_manager) if asked else handover.restore(stored)
     sandbox_facts = sandbox.facts((*sandbox.code_folders(), state, runtime, host))
     published = False
 
@@ -59,9 +58,6 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
             service_manager.ready(f"keep {configuration.id} is serving")
 
     watchdog = int(environment.get("WATCHDOG_USEC", "0")) / 1_000_000
-    # The process becomes the keep's server here; everything above is as small as it is because this import counts.
-    from keep_loader.backends import process
-
     status = process.run(
         configuration=configuration,
         listener=listener,

@@ -6,6 +6,7 @@ not be the manager. Requests and answers are msgpack frames on one socket; signa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -104,7 +105,7 @@ class Helper:
         self._bus = bus
         self._channel = channel
         self._buffer = b""
-        self._jobs: dict[bytes, int] = {}
+        self._jobs: dict[bytes, BusRequest] = {}
         self._ended_early: dict[bytes, str] = {}
         self._changed: dict[bytes, None] = {}
         self.exiting = False
@@ -160,7 +161,7 @@ class Helper:
             return BusAnswer(request.number)
         return BusAnswer(request.number, units=(self._properties(name, path),))
 
-    def _do_limit(self, request: BusRequest) -> BusAnswer:
+    def _set_limits(self, request: BusRequest) -> None:
         # `apply_signature` does not know variants: the containers of sba(sv) are opened and closed by hand.
         properties = [
             step
@@ -169,9 +170,13 @@ class Helper:
         ]
         arguments = [(_STRING, request.unit.encode()), (_BOOLEAN, True), _OPEN_PROPERTIES, *properties, _CLOSE]
         self._bus.call_typed("SetUnitProperties", arguments)
-        return BusAnswer(request.number)
 
     def _do_start(self, request: BusRequest) -> BusAnswer | None:
+        if request.limits:
+            self._set_limits(request)
+        with contextlib.suppress(dbusexc.DBusNoSuchUnitError):
+            # After too many failures systemd refuses to start a unit until somebody says that this was noticed.
+            self._do_reset(request)
         return self._job(request, "StartUnit")
 
     def _do_stop(self, request: BusRequest) -> BusAnswer | None:
@@ -198,19 +203,27 @@ class Helper:
         path = self._bus.call(method, "ss", request.unit, "replace")
         self._bus.drain()
         if (result := self._ended_early.pop(path, None)) is not None:
-            return BusAnswer(request.number, text=result)
-        self._jobs[path] = request.number
+            return self._job_answer(request, result)
+        self._jobs[path] = request
         return None
 
     def _job_ended(self, path: bytes, result: str) -> None:
-        number = self._jobs.pop(path, None)
-        if number is None:
+        request = self._jobs.pop(path, None)
+        if request is None:
             # The signal may overtake the answer that would have told us the job's path.
             self._ended_early[path] = result
             while len(self._ended_early) > 256:
                 self._ended_early.pop(next(iter(self._ended_early)))
         else:
-            self._send(BusAnswer(number, text=result))
+            self._send(self._job_answer(request, result))
+
+    def _job_answer(self, request: BusRequest, result: str) -> BusAnswer:
+        """With what has become of the unit, so that who waits for the job need not ask for it."""
+        try:
+            units = self._do_status(request).units
+        except dbusexc.DBusBaseError:  # it is not loaded any more; or the manager finds out what is wrong when it asks
+            units = ()
+        return BusAnswer(request.number, text=result, units=units)
 
     def _report_changes(self) -> None:
         changed, self._changed = self._changed, {}

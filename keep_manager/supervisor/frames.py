@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 Operation: TypeAlias = Literal[
-    "ping", "list", "status", "unit_of", "limit", "start", "stop", "reset", "revert", "reload", "exit"
+    "ping", "list", "status", "unit_of", "start", "stop", "reset", "revert", "reload", "exit"
 ]
 
 
@@ -20,6 +20,7 @@ class BusRequest(msgspec.Struct, frozen=True, array_like=True):
     unit: str = ""
     pid: int = 0
     limits: dict[str, int] = {}
+    """Of a unit that is to start."""
 
 
 class UnitProperties(msgspec.Struct, frozen=True, array_like=True):

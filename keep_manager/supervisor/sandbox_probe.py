@@ -68,7 +68,7 @@ def render_probe_unit(keep_unit: str, *, home: Path, output: Path, namespaces: t
     for line in keep_unit.splitlines():
         name, _, value = line.partition("=")
         if name == "ExecStart":
-            start = value.partition(" -m ")[0] + " -m keep_loader.probe"
+            start = value.partition(" -c ")[0] + " -m keep_loader.probe"
         if name in _LEFT_OUT or "%t/wasmkeep/hosts/" in line:
             continue
         lines.append(

@@ -159,14 +159,10 @@ class SystemdSupervisor:
         unit = unit_name(instance)
         self._prepare_user(instance, self._paths.state / instance, self._paths.runtime / "keeps" / instance)
         try:
-            await bus.call("limit", unit, limits=_cgroup_properties(limits))
-            with contextlib.suppress(BusError):
-                # After too many failures systemd refuses to start a unit until somebody says that this was noticed.
-                await bus.call("reset", unit)
-            answer = await bus.call("start", unit, timeout=_JOB_TIMEOUT)
+            answer = await bus.call("start", unit, limits=_cgroup_properties(limits), timeout=_JOB_TIMEOUT)
         except BusError as error:
             raise UnitStartError(instance, "refused", str(error)) from error
-        status = await self.status(instance)
+        status = _status(answer.units[0]) if answer.units else await self.status(instance)
         if answer.text != "done" or status is None or status.active is not ActiveState.ACTIVE:
             raise UnitStartError(instance, status.result if status else answer.text)
         return status

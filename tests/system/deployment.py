@@ -163,7 +163,12 @@ class Deployment:
 
 def keep_processes(deployment_id: str) -> list[int]:
     """The pids of all processes that run a keep of a deployment."""
-    return [pid for pid, line in _processes() if "-m keep_loader " in line and f" {deployment_id}-" in line]
+    commands = ("-m keep_loader ", "from keep_loader.__main__ import start")
+    return [
+        pid
+        for pid, line in _processes()
+        if any(command in line for command in commands) and f" {deployment_id}-" in line
+    ]
 
 
 def _parent(pid: int) -> int:

@@ -46,6 +46,32 @@ async def gone(pid: int) -> None:
             await asyncio.sleep(0.005)
 
 
+def test_before_its_first_order_a_runner_has_let_go_of_the_server(tmp_path: Path) -> None:
+    secret_file = os.open(tmp_path, os.O_RDONLY)
+
+    async def scenario(keep: Execution) -> None:
+        runner = keep.runner.pid
+        async with asyncio.timeout(PATIENCE):
+            while len(descriptors(runner)) != 4:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        kinds = sorted(name.partition("[")[0] for name in descriptors(runner).values())
+        assert kinds == ["/dev/null"] * 3 + ["socket:"]
+        assert Path(f"/proc/{runner}/comm").read_text() == "keep-runner\n"
+
+    try:
+        execute(tmp_path, scenario)
+    finally:
+        os.close(secret_file)
+
+
+def test_a_runner_that_never_got_an_order_ends_with_its_channel(tmp_path: Path) -> None:
+    async def scenario(keep: Execution) -> int:
+        await keep.runner.close()
+        return keep.runner.pid
+
+    assert not alive(execute(tmp_path, scenario))
+
+
 def test_a_runner_has_no_descriptors_of_the_server(tmp_path: Path) -> None:
     secret_file = os.open(tmp_path, os.O_RDONLY)
 
@@ -132,6 +158,7 @@ def test_processes_are_named_and_the_run_is_the_most_killable(tmp_path: Path) ->
 
 def test_the_runner_reports_that_it_is_confined(tmp_path: Path) -> None:
     async def scenario(keep: Execution) -> None:
+        await keep.runner.warm()
         facts = {fact.name: fact for fact in await keep.runner.facts()}
         assert set(facts) == {"runner-no-new-privileges", "runner-landlock", "runner-seccomp"}
         assert facts["runner-no-new-privileges"].holds

@@ -67,10 +67,10 @@ def _send(connection: socket.socket, message: bytes, *descriptors: int) -> None:
 
 
 def _take(host: Path, stored: dict[str, int] | None = None) -> tuple[socket.socket, Configuration]:
+    if stored and handover.is_stored(stored):
+        return handover.restore(stored)
     with contextlib.closing(ServiceManager(str(host / "notify"))) as service_manager:
-        return handover.take(
-            stored=stored or {}, host=host, instance="i", invocation="life", service_manager=service_manager
-        )
+        return handover.receive(handover.ask(host, "i", "life"), service_manager)
 
 
 OK = msgspec.json.encode(Handover(version=PROTOCOL_VERSION, result="ok"))
