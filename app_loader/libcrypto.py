@@ -15,6 +15,7 @@ from typing import Any, Final
 from app_loader.errors import LibcryptoError
 
 _EVP_PKEY_EC: Final = 408
+_EVP_PKEY_ED25519: Final = 1087
 _X509_PURPOSE_SSL_CLIENT: Final = 1
 _X509_V_FLAG_CRL_CHECK: Final = 0x4
 _X509_V_FLAG_X509_STRICT: Final = 0x20
@@ -56,6 +57,7 @@ _pkey_ctx_free = _function("EVP_PKEY_CTX_free", None, c_void_p)
 _pkey_keygen_init = _function("EVP_PKEY_keygen_init", c_int, c_void_p)
 _pkey_ctx_set_group_name = _function("EVP_PKEY_CTX_set_group_name", c_int, c_void_p, c_char_p)
 _pkey_generate = _function("EVP_PKEY_generate", c_int, c_void_p, POINTER(c_void_p))
+_pkey_new_raw_private_key = _function("EVP_PKEY_new_raw_private_key", c_void_p, c_int, c_void_p, c_char_p, c_size_t)
 _pkey_free = _function("EVP_PKEY_free", None, c_void_p)
 _i2d_pubkey = _function("i2d_PUBKEY", c_int, c_void_p, POINTER(c_char_p))
 
@@ -139,15 +141,7 @@ class Key:
 
     def sign(self, message: bytes) -> bytes:
         """ECDSA with SHA-256, in DER."""
-        context = _checked(_md_ctx_new(), "EVP_MD_CTX_new")
-        try:
-            _checked(_sign_init(context, None, _sha256(), None, self._pointer), "EVP_DigestSignInit")
-            size = c_size_t(128)
-            buffer = ctypes.create_string_buffer(size.value)
-            _checked(_sign(context, buffer, byref(size), message, len(message)), "EVP_DigestSign")
-            return buffer.raw[: size.value]
-        finally:
-            _md_ctx_free(context)
+        return _signature(self._pointer, _sha256(), message)
 
     def write_pem(self, descriptor: int) -> None:
         """Write the private key as PKCS#8 PEM to `descriptor`, straight from OpenSSL's memory."""
@@ -156,6 +150,28 @@ class Key:
             _checked(_pem_write_private_key(bio, self._pointer, None, None, 0, None, None), "PEM_write_bio_PrivateKey")
         finally:
             _bio_free(bio)
+
+
+def sign_ed25519(private_key: bytes, message: bytes) -> bytes:
+    """The 64 bytes of an Ed25519 signature (RFC 8032) with a raw private key. For keys that are no secret."""
+    raw_key = _pkey_new_raw_private_key(_EVP_PKEY_ED25519, None, private_key, len(private_key))
+    key = _checked(raw_key, "EVP_PKEY_new_raw_private_key")
+    try:
+        return _signature(key, None, message)
+    finally:
+        _pkey_free(key)
+
+
+def _signature(key: Any, digest: Any, message: bytes) -> bytes:
+    context = _checked(_md_ctx_new(), "EVP_MD_CTX_new")
+    try:
+        _checked(_sign_init(context, None, digest, None, key), "EVP_DigestSignInit")
+        size = c_size_t(128)
+        buffer = ctypes.create_string_buffer(size.value)
+        _checked(_sign(context, buffer, byref(size), message, len(message)), "EVP_DigestSign")
+        return buffer.raw[: size.value]
+    finally:
+        _md_ctx_free(context)
 
 
 class Certificate:

@@ -1,0 +1,1 @@
+"""Verifies what a keep shows to prove itself: hardware evidence, policies and RA-TLS certificates."""

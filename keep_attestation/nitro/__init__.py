@@ -1,0 +1,3 @@
+"""Verifies attestation documents of AWS Nitro enclaves."""
+
+from __future__ import annotations

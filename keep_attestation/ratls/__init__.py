@@ -1,0 +1,1 @@
+"""RA-TLS: evidence in X.509 certificates, and its binding to connections."""

@@ -1,0 +1,1 @@
+"""Verdicts in the forms in which others exchange attestation results."""
