@@ -15,7 +15,7 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
-from asn1crypto import core, crl, pem, x509
+from asn1crypto import algos, core, crl, pem, x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -152,17 +152,18 @@ def _decode_certificate(der: bytes) -> Certificate:
     constraints = x509.BasicConstraints.load(extensions[_BASIC_CONSTRAINTS]) if _BASIC_CONSTRAINTS in extensions else {}
     usage = x509.KeyUsage.load(extensions[_KEY_USAGE]).native if _KEY_USAGE in extensions else None
     path_length = constraints["path_len_constraint"].native if constraints else None
+    subject, issuer = body["subject"].dump(), body["issuer"].dump()
     return Certificate(
         der=der,
         signed=body.dump(),
         signature=parsed["signature_value"].native,
-        scheme=_scheme(algorithm),
+        scheme=_scheme(algorithm.dump()),
         algorithm=str(algorithm["algorithm"].native),
         spki=body["subject_public_key_info"].dump(),
-        subject=body["subject"].dump(),
-        issuer=body["issuer"].dump(),
-        subject_name=_common_name(parsed.subject),
-        issuer_name=_common_name(parsed.issuer),
+        subject=subject,
+        issuer=issuer,
+        subject_name=_common_name(subject),
+        issuer_name=_common_name(issuer),
         serial=parsed.serial_number,
         not_before=_moment(parsed.not_valid_before),
         not_after=_moment(parsed.not_valid_after),
@@ -183,7 +184,7 @@ def read_crl(der: bytes) -> RevocationList:
         return RevocationList(
             signed=body.dump(),
             signature=parsed["signature"].native,
-            scheme=_scheme(parsed["signature_algorithm"]),
+            scheme=_scheme(parsed["signature_algorithm"].dump()),
             algorithm=str(parsed["signature_algorithm"]["algorithm"].native),
             issuer=body["issuer"].dump(),
             this_update=_moment(body["this_update"].native),
@@ -201,12 +202,19 @@ def _moment(value: Any) -> datetime:
     return value
 
 
-def _common_name(name: Any) -> str:
-    value = name.native.get("common_name", "")
+# Names and algorithms are remembered by their DER: a whole fleet's certificates have the same, and decoding them is half
+# of what reading a certificate costs.
+
+
+@lru_cache(maxsize=256)
+def _common_name(der: bytes) -> str:
+    value = x509.Name.load(der).native.get("common_name", "")
     return value if isinstance(value, str) else ", ".join(map(str, value))
 
 
-def _scheme(algorithm: Any) -> SignatureScheme | None:
+@lru_cache(maxsize=64)
+def _scheme(der: bytes) -> SignatureScheme | None:
+    algorithm = algos.SignedDigestAlgorithm.load(der)
     name = algorithm["algorithm"].native
     if name == "rsassa_pss":
         parameters = algorithm["parameters"].native
@@ -258,6 +266,13 @@ def signature_holds(key: PublicKeyTypes, scheme: SignatureScheme | None, signatu
     return True
 
 
+@lru_cache(maxsize=256)
+def _signature_known(spki: bytes, scheme: SignatureScheme, signature: bytes, signed: bytes) -> bool:
+    # Remembered for certificates, since links of one fleet's chains repeat: it is true of these bytes or never was.
+    # What may change (times, revocation, what is pinned) is judged every time.
+    return signature_holds(load_public_key(spki), scheme, signature, signed)
+
+
 def issued_by(certificate: Certificate, issuer: Certificate) -> str | None:
     """Why `issuer` did not issue `certificate`, or None if it did: names, rights to sign, and the signature."""
     if certificate.issuer != issuer.subject:
@@ -268,7 +283,7 @@ def issued_by(certificate: Certificate, issuer: Certificate) -> str | None:
         return f"its issuer {issuer.subject_name!r} may not sign certificates"
     if certificate.scheme is None:
         return f"it is signed with {certificate.algorithm}, which is not accepted"
-    if not signature_holds(issuer.public_key(), certificate.scheme, certificate.signature, certificate.signed):
+    if not _signature_known(issuer.spki, certificate.scheme, certificate.signature, certificate.signed):
         return f"its signature is not by {issuer.subject_name!r}"
     return None
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from typing import Protocol
 
 from app_loader.attesters.tpm_wire import TpmError
 
+_HEADER = 10
 RESPONSE_LIMIT = 4096
 """Bytes of the longest response that a TPM gives."""
 
@@ -34,6 +36,38 @@ class DeviceTransport:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+class DescriptorTransport:
+    """A device or a connected socket that somebody else has opened; it stays open when this is closed."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+
+    def transmit(self, command: bytes) -> bytes:
+        os.write(self._descriptor, command)
+        response = os.read(self._descriptor, RESPONSE_LIMIT)
+        # A device answers at once and whole, a stream as it likes.
+        while self._is_socket and len(response) < _announced(response):
+            piece = os.read(self._descriptor, RESPONSE_LIMIT)
+            if not piece:
+                raise TpmError("the TPM closed the connection within a response")
+            response += piece
+        return response
+
+    def close(self) -> None:
+        """Nothing: whoever opened it closes it."""
+
+
+def _announced(response: bytes) -> int:
+    """How long the response is that begins so; at least a header."""
+    if len(response) < _HEADER:
+        return _HEADER
+    size = int.from_bytes(response[2:6], "big")
+    if not _HEADER <= size <= RESPONSE_LIMIT:
+        raise TpmError(f"the TPM announces a response of {size} bytes")
+    return size
 
 
 class SocketTransport:

@@ -29,7 +29,7 @@ class TpmBundle:
     signature: bytes
     """TPMT_SIGNATURE."""
     ak: bytes
-    """TPMT_PUBLIC of the attestation key."""
+    """TPMT_PUBLIC of the attestation key; a plain SubjectPublicKeyInfo is read too, and refused by the verifier."""
     pcrs: PcrBanks
     ak_certificate: bytes | None = None
     """DER, as the two that follow."""

@@ -7,7 +7,10 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from keep_attestation.certificates import Certificate, read_certificate
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from keep_attestation.certificates import Certificate, load_public_key, read_certificate
+from keep_attestation.errors import UnsupportedEvidenceError
 from keep_attestation.event_log.event import HashAlgorithm
 from keep_attestation.event_log.parser import parse_tcg_log
 from keep_attestation.event_log.registers import replay
@@ -16,7 +19,7 @@ from keep_attestation.revocation import revocation_covered
 from keep_attestation.tpm.ak import attestation_key_problem, hierarchy_of_primary
 from keep_attestation.tpm.bundle import TpmBundle, decode_bundle
 from keep_attestation.tpm.quote import PcrBanks, check_qualifying_data, check_quote, parse_quote, quote_facts
-from keep_attestation.tpm.structures import Public, parse_public
+from keep_attestation.tpm.structures import Public, TpmPublicKey, parse_public
 from keep_attestation.tpm.trust import (
     PRODUCTION_ANCHORS,
     Trust,
@@ -26,6 +29,13 @@ from keep_attestation.tpm.trust import (
     same_key,
 )
 from keep_attestation.verdict import Checks, CollateralDates, Examination
+
+_DER_SEQUENCE = b"\x30"
+"""TPMT_PUBLIC begins with 0x00: the high byte of TPM_ALG_RSA or TPM_ALG_ECC."""
+_PLAIN_KEY = (
+    "the attestation key came as a plain public key, which does not say whether it signs only what its TPM wrote: give "
+    "TPMT_PUBLIC, as `tpm2_readpublic -o` writes it"
+)
 
 
 def examine_tpm(
@@ -53,26 +63,29 @@ def examine_tpm(
     """
     bundle = decode_bundle(evidence.body)
     quote = parse_quote(bundle.quote, bundle.signature, bundle.pcrs)
-    public = parse_public(bundle.ak)
+    key, public = _read_key(bundle.ak)
     candidates = [read_certificate(der) for der in (*bundle.intermediates, *evidence.endorsements.certificates)]
     checks = Checks()
     facts: dict[str, Any] = quote_facts(quote) | {
-        "ak_name": public.name.hex(),
-        "ak_attributes": f"{int(public.attributes):#x}",
-        "ak_hierarchy": hierarchy_of_primary(public, quote.attest.qualified_signer),
+        "ak_name": None if public is None else public.name.hex(),
+        "ak_attributes": None if public is None else f"{int(public.attributes):#x}",
+        "ak_hierarchy": None if public is None else hierarchy_of_primary(public, quote.attest.qualified_signer),
         "ak_root": None,
         "ek_root": None,
         "revocation_checked": False,
         "log_replayed": False,
     }
-    problem = attestation_key_problem(public)
+    problem = _PLAIN_KEY if public is None else attestation_key_problem(public)
     checks.expect("tpm.ak", problem is None, passed="the key signs only what its TPM wrote", failed=str(problem))
-    ak_trust = _check_ak_certificate(checks, bundle, public, candidates, at, anchors)
+    ak_trust = _check_ak_certificate(checks, bundle, key, candidates, at, anchors)
     ek_trust = _check_ek_certificate(checks, bundle, candidates, at, anchors)
     trusts = [trust for trust in (ak_trust, ek_trust) if trust is not None]
     if check_revocation(checks, trusts, evidence.endorsements.crls, at) and not checks.failed:
         facts |= _trust_facts(ak_trust, ek_trust, evidence.endorsements.crls)
-    if check_quote(checks, quote, public.key, public.scheme, public.scheme_hash, "tpm"):
+    # A plain key has no scheme of its own; it is refused above, but what it signed can still be told.
+    scheme = quote.signature if public is None else public
+    scheme_hash = quote.signature.hash if public is None else public.scheme_hash
+    if check_quote(checks, quote, key, scheme.scheme, scheme_hash, "tpm"):
         check_qualifying_data(checks, quote.attest, binding, "tpm")
         facts["log_replayed"] = check_event_log(checks, evidence.log, quote.pcrs, "tpm")
     certificates = [certificate for trust in trusts for certificate in trust.chain]
@@ -85,6 +98,17 @@ def examine_tpm(
             not_after=min((certificate.not_after for certificate in certificates), default=None),
         ),
     )
+
+
+def _read_key(data: bytes) -> tuple[TpmPublicKey, Public | None]:
+    """The attestation key, and what its TPM says of it: nothing, where `data` is a plain SubjectPublicKeyInfo."""
+    if data[:1] != _DER_SEQUENCE:
+        public = parse_public(data)
+        return public.key, public
+    key = load_public_key(data)
+    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        raise UnsupportedEvidenceError("the attestation key is neither RSA nor on an elliptic curve")
+    return key, None
 
 
 def check_event_log(checks: Checks, log: bytes | None, pcrs: PcrBanks, kind: str) -> bool:
@@ -128,7 +152,7 @@ def _has_bank(events: tuple[Any, ...], bank: HashAlgorithm) -> bool:
 def _check_ak_certificate(
     checks: Checks,
     bundle: TpmBundle,
-    public: Public,
+    key: TpmPublicKey,
     candidates: list[Certificate],
     at: datetime,
     anchors: Mapping[str, str],
@@ -137,7 +161,7 @@ def _check_ak_certificate(
         checks.note("tpm.ak-certificate", "the attestation key has no certificate: the policy must know its name")
         return None
     certificate = read_certificate(bundle.ak_certificate)
-    if not same_key(certificate, public.key):
+    if not same_key(certificate, key):
         checks.fail("tpm.ak-certificate", "the certificate is for another key than the attestation key")
         return None
     return find_trust(checks, "tpm.ak-certificate", certificate, candidates, at, anchors)

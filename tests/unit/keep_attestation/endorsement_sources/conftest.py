@@ -1,3 +1,5 @@
+"""A manufacturer of our own, on 127.0.0.1."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""AMD's key distribution service: addresses, what comes from there, and what is refused."""
+
 from __future__ import annotations
 
 from pathlib import Path

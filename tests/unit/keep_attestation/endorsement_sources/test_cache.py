@@ -1,3 +1,5 @@
+"""The cache of fetched endorsements: what it keeps, for how long, and that it never serves what is stale."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Endorsements from a folder of files."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Fetching over HTTPS: hosts, sizes, deadlines and certificates."""
+
 from __future__ import annotations
 
 import ssl

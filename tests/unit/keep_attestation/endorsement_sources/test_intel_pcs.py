@@ -1,3 +1,5 @@
+"""Intel's provisioning certification service: collateral put together from its answers."""
+
 from __future__ import annotations
 
 import json

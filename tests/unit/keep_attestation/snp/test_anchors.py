@@ -1,3 +1,5 @@
+"""AMD's pinned hierarchies."""
+
 from __future__ import annotations
 
 from itertools import pairwise

@@ -1,3 +1,5 @@
+"""Certificate tables, as hosts hand them to guests."""
+
 from __future__ import annotations
 
 from uuid import UUID

@@ -1,3 +1,5 @@
+"""Launch digests, against published ones."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""What SNP policies demand, by default and when asked."""
+
 from __future__ import annotations
 
 import tomllib

@@ -1,3 +1,5 @@
+"""The layout of attestation reports."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Reports of real machines give what is expected of each."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,3 +1,5 @@
+"""Extensions of versioned endorsement keys."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Forged, mutated and mismatched SNP evidence is refused."""
+
 from __future__ import annotations
 
 import hashlib
