@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import cold_start, cpu, machine, memory, rediscovery, report, upload, warm_run
+from benchmarks import attestation, cold_start, cpu, machine, memory, rediscovery, report, upload, warm_run
 from benchmarks.measurement import Omission, Row
 from benchmarks.session import Session
 
@@ -23,6 +23,7 @@ SUBJECTS: dict[str, Callable[[Session], list[Row | Omission]]] = {
     "memory": memory.measure,
     "rediscovery": rediscovery.measure,
     "upload": upload.measure,
+    "attestation": attestation.measure,
 }
 
 ROUNDS = 20

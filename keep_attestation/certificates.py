@@ -202,12 +202,9 @@ def _moment(value: Any) -> datetime:
     return value
 
 
-# Names and algorithms are remembered by their DER: a whole fleet's certificates have the same, and decoding them is half
-# of what reading a certificate costs.
-
-
 @lru_cache(maxsize=256)
 def _common_name(der: bytes) -> str:
+    # Remembered, as algorithms are: a fleet's certificates share them, and to decode both is half the cost of reading.
     value = x509.Name.load(der).native.get("common_name", "")
     return value if isinstance(value, str) else ", ".join(map(str, value))
 
