@@ -13,6 +13,7 @@ setup: ## Make .venv with all dependencies; seconds when nothing changed
 	@scripts/setup.sh
 
 test: lint ## Check style and types, then run all tests; T="…" is passed to pytest
+	@scripts/setup.sh --tests
 	$(BIN)/python -m pytest $(T)
 
 lint: setup ## Check style and types

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the virtual environment .venv with the locked dependencies and wasmkeep itself.
+# Makes the virtual environment .venv with the locked dependencies and wasmkeep itself; with --tests, also what only
+# tests need of the system.
 #
 # Missing system packages are installed when root; an ordinary user is told the exact line and the script stops
 # with status 1. What is missing is found out by trying, not by asking the package manager: interpreters and
@@ -14,7 +15,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 cd "$root"
 venv=$root/.venv
 stamp=$venv/.wasmkeep-setup
-packages='keep_manager keep_loader app_loader keep_protocol keep_client testers'
+packages='keep_manager keep_loader app_loader keep_protocol keep_attestation keep_client testers'
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -134,6 +135,28 @@ install_system_packages() {
     [ -z "$needs" ] || fail "still missing after '$install $wanted':" "$needs"
 }
 
+# What tests alone need: without it they say what they skip.
+install_test_tools() {
+    if command -v swtpm >/dev/null && command -v swtpm_setup >/dev/null; then
+        return
+    fi
+    if command -v apt-get >/dev/null; then
+        line='apt-get install --yes --no-install-recommends swtpm swtpm-tools'
+    elif command -v dnf >/dev/null; then
+        line='dnf install --assumeyes swtpm swtpm-tools'
+    else
+        line='the packages swtpm and swtpm-tools'
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        say "tests with a TPM will be skipped; for them: sudo $line"
+        return
+    fi
+    say 'installing swtpm, a TPM in software, for the tests'
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive $line </dev/null >/dev/null 2>&1 ||
+        say "tests with a TPM will be skipped: '$line' failed"
+}
+
 # Everything the virtual environment depends on; another path too, because a venv cannot be moved.
 fingerprint() {
     {
@@ -178,3 +201,6 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$now" ]; then
     say "ready: $venv"
 fi
 compile_packages
+if [ "${1:-}" = --tests ]; then
+    install_test_tools
+fi
