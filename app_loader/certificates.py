@@ -36,11 +36,24 @@ _BASIC_CONSTRAINTS: Final = bytes.fromhex("551d13")
 _AUTHORITY_KEY_IDENTIFIER: Final = bytes.fromhex("551d23")
 _EXTENDED_KEY_USAGE: Final = bytes.fromhex("551d25")
 _SERVER_AUTHENTICATION: Final = bytes.fromhex("2b06010505070301")
+_CONCEPTUAL_MESSAGE: Final = bytes.fromhex("2b06010505070123")
+"""id-pe-cmw, 1.3.6.1.5.5.7.1.35."""
 _DIGITAL_SIGNATURE: Final = b"\x03\x02\x07\x80"
 
 
-def self_signed(key: Key, *, common_name: str, names: tuple[str, ...], not_before: float, not_after: float) -> bytes:
-    """A certificate for a TLS server in DER; `names` are DNS names and addresses. Raises `IdentityError`."""
+def self_signed(
+    key: Key,
+    *,
+    common_name: str,
+    names: tuple[str, ...],
+    not_before: float,
+    not_after: float,
+    evidence: bytes | None = None,
+) -> bytes:
+    """A certificate for a TLS server in DER; `names` are DNS names and addresses. Raises `IdentityError`.
+
+    `evidence` is a CMW collection in CBOR, which goes into the extension of RFC 9999, section 5.
+    """
     public = key.public()
     algorithm = _der(_SEQUENCE, _der(_OBJECT_IDENTIFIER, _ECDSA_WITH_SHA256))
     name = _name(common_name)
@@ -53,12 +66,12 @@ def self_signed(key: Key, *, common_name: str, names: tuple[str, ...], not_befor
         _der(_SEQUENCE, _moment(not_before), _moment(not_after)),
         name,
         public,
-        _der(0xA3, _der(_SEQUENCE, *_extensions(public, names))),
+        _der(0xA3, _der(_SEQUENCE, *_extensions(public, names, evidence))),
     )
     return _der(_SEQUENCE, body, algorithm, _der(_BIT_STRING, b"\0", key.sign(body)))
 
 
-def _extensions(public: bytes, names: tuple[str, ...]) -> tuple[bytes, ...]:
+def _extensions(public: bytes, names: tuple[str, ...], evidence: bytes | None) -> tuple[bytes, ...]:
     identifier = hashlib.sha256(public).digest()[:20]  # RFC 7093, section 2, method 4
     return (
         _extension(_BASIC_CONSTRAINTS, _der(_SEQUENCE), critical=True),
@@ -67,6 +80,8 @@ def _extensions(public: bytes, names: tuple[str, ...]) -> tuple[bytes, ...]:
         _extension(_SUBJECT_ALTERNATIVE_NAME, _der(_SEQUENCE, *(_general_name(name) for name in names))),
         _extension(_SUBJECT_KEY_IDENTIFIER, _der(_OCTET_STRING, identifier)),
         _extension(_AUTHORITY_KEY_IDENTIFIER, _der(_SEQUENCE, _der(0x80, identifier))),
+        # Not critical: whoever cannot read it pins the key.
+        *(() if evidence is None else (_extension(_CONCEPTUAL_MESSAGE, _der(_OCTET_STRING, evidence)),)),
     )
 
 

@@ -17,6 +17,7 @@ import h11
 from app_loader.deadlines import Deadlines
 from app_loader.messages import Request, Response, Stream, problem_response
 from app_loader.principals import Client, Principals
+from app_loader.session import Session
 from keep_protocol.errors import ErrorCode, RefusalError
 
 MAX_HEAD: Final = 32 * 1024
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when nothing of the connection is left."""
         self._client: Client | RefusalError
+        self._session: Session
         self._http: h11.Connection
         self._received: deque[bytes] = deque()
         self._received_size = 0
@@ -90,6 +92,7 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(MAX_UNSENT)
         self._opened(self)
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        self._session = Session(tls)
         certificate = tls.getpeercert(binary_form=True)
         assert certificate is not None  # CERT_REQUIRED
         try:
@@ -235,7 +238,7 @@ class Connection(asyncio.Protocol):
         if not head.target.startswith(b"/"):
             raise RefusalError(ErrorCode.BAD_REQUEST, "the target of a request is a path here")
         body = ClientBody(self, self._remaining, self._deadlines.chunk)
-        return Request(head.method.decode("ascii"), head.target, headers, body, self._client)
+        return Request(head.method.decode("ascii"), head.target, headers, body, self._client, self._session)
 
     # Bodies of requests
 

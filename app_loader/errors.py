@@ -41,3 +41,11 @@ class RunnerDiedError(AppLoaderError):
 
 class ModuleLoadError(AppLoaderError):
     """The runner could not map a compiled module: damaged, or of another version of wasmtime."""
+
+
+class AttesterError(AppLoaderError):
+    """What makes evidence is missing, refuses, or answers nonsense."""
+
+
+class ExporterError(AppLoaderError):
+    """No keying material can be exported from a TLS connection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
@@ -13,7 +14,7 @@ from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Resp
 from keep_protocol import __version__
 from keep_protocol.digests import DigestHeaderError, parse_content_digest
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import WASM_MEDIA_TYPE, KeepStatus, RunList, RunRequest
+from keep_protocol.keep_api import CMW_MEDIA_TYPE, WASM_MEDIA_TYPE, AttestationRequest, KeepStatus, RunList, RunRequest
 from keep_protocol.states import FileArea, KeepRole, RunState
 
 MAX_WAIT: Final = 3600
@@ -52,6 +53,31 @@ async def openapi(keep: Keep, request: Request) -> Response:
     return Response(HTTPStatus.OK, document(), media_type=JSON_MEDIA_TYPE)
 
 
+async def attest(keep: Keep, request: Request) -> Response:
+    """Fresh evidence for a nonce, bound to the connection that asks."""
+    request.query()
+    evidence = keep.evidence
+    if evidence is None:
+        raise RefusalError(
+            ErrorCode.EVIDENCE_UNAVAILABLE,
+            "the spec of this keep asks for no evidence: its key is all that there is to check",
+            remedy="create a keep whose spec names a kind of `evidence`",
+        )
+    nonce = binascii.a2b_base64((await request.json(AttestationRequest)).nonce)
+    exporter = request.session.export(nonce)
+    digest = keep.workload.info.digest
+    workload = None if digest is None else bytes.fromhex(digest)
+    await keep.attesting.acquire()
+    making = asyncio.create_task(
+        asyncio.to_thread(evidence.collection, keep.spki, nonce=nonce, exporter=exporter, workload_sha256=workload)
+    )
+    # Not before the hardware is done, whether or not the client that asked is still there.
+    making.add_done_callback(lambda _: keep.attesting.release())
+    collection = await asyncio.shield(making)
+    request.session.attested = True
+    return Response(HTTPStatus.OK, collection, media_type=CMW_MEDIA_TYPE)
+
+
 async def get_workload(keep: Keep, request: Request) -> Response:
     """What is loaded."""
     request.query()
@@ -80,6 +106,9 @@ async def start_run(keep: Keep, request: Request) -> Response:
     request.query()
     wait = _preferred_wait(request)
     wanted = await request.json(RunRequest)
+    if wanted.secrets and KeepRole.OWNER not in request.roles:
+        # A caller chooses arguments and environment, and could have a workload print what it gets.
+        raise RefusalError(ErrorCode.FORBIDDEN, "only owners start runs with `secrets`", field="$.secrets")
     # A client that goes away now leaves a run that has been started as a whole.
     run = await asyncio.shield(keep.runs.start(wanted))
     if wait:

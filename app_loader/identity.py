@@ -20,29 +20,41 @@ BACKDATED: Final = 300
 
 
 class Identity:
-    """A key for the life of the process, and the certificate that names the keep by it."""
+    """A key for the life of the process, and the certificate that names the keep by it.
+
+    `evidence` makes a CMW collection for the key's SubjectPublicKeyInfo, anew for every certificate.
+    """
 
     def __init__(
-        self, keep_id: str, domain: str, names: tuple[str, ...], *, clock: Callable[[], float] = time.time
+        self,
+        keep_id: str,
+        domain: str,
+        names: tuple[str, ...],
+        *,
+        evidence: Callable[[bytes], bytes] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._common_name = keep_id
         self._names = tuple(dict.fromkeys((f"{keep_id}.keep.{domain}", *names)))
         self._clock = clock
+        self._evidence = evidence
         self._key = Key()
+        self.spki = self._key.public()
         self.renew()
 
     def renew(self) -> None:
-        """Make another certificate for the same key. Raises `IdentityError`."""
+        """Make another certificate for the same key. Raises `IdentityError` or `AttesterError`."""
         begin = self._clock() - BACKDATED
-        self.renew_at = begin + LIFETIME / 2
         der = self_signed(
             self._key,
             common_name=self._common_name,
             names=self._names,
             not_before=begin,
             not_after=begin + LIFETIME,
+            evidence=None if self._evidence is None else self._evidence(self.spki),
         )
         self.certificate = _pem(der)
+        self.renew_at = begin + LIFETIME / 2
 
     @property
     def due(self) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app_loader.clock import now
 from app_loader.files import Files
+from app_loader.secret_store import SecretStore
 from keep_protocol.handover import Configuration
 from keep_protocol.spec import KeepSpec, spec_digest
 
 if TYPE_CHECKING:
     # Only named here, so that the routes can be described without what executes guests.
+    from app_loader.evidence import EvidenceMaker
     from app_loader.runs import Runs
+    from app_loader.sealing.sealer import Sealer
     from app_loader.workload import Workload
 
 
@@ -27,6 +32,10 @@ class Keep:
         files: Files,
         workload: Workload,
         runs: Runs,
+        evidence: EvidenceMaker | None = None,
+        spki: bytes = b"",
+        secrets: SecretStore | None = None,
+        state: Path | None = None,
     ) -> None:
         self.id = configuration.id
         self.spec = spec
@@ -36,3 +45,27 @@ class Keep:
         self.files = files
         self.workload = workload
         self.runs = runs
+        self.evidence = evidence
+        """What proves the keep; None in keeps that are only pinned."""
+        self.spki = spki
+        self.secrets = secrets or SecretStore()
+        self.attesting = asyncio.Lock()
+        """Hardware answers one at a time, and slowly."""
+        self._state = state
+        self._sealing_keys = configuration.sealing_keys
+        self._sealer: Sealer | None = None
+
+    def sealer(self) -> Sealer:
+        """What the keep seals with, found when it is first wanted. Blocks while hardware works.
+
+        Raises `SealingError`.
+        """
+        if self._sealer is None:
+            from app_loader.sealing.errors import SealingUnavailableError
+            from app_loader.sealing.selection import find_sealer
+
+            if self._state is None:
+                raise SealingUnavailableError("this keep has no folder for its state")
+            attester = None if self.evidence is None else self.evidence.attester
+            self._sealer = find_sealer(self.spec, self.id, self._state, self._sealing_keys, attester)
+        return self._sealer

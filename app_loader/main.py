@@ -6,10 +6,10 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from app_loader.dispatch import Dispatcher
 from app_loader.errors import AppLoaderError, RunnerDiedError
@@ -17,17 +17,19 @@ from app_loader.files import Files
 from app_loader.identity import Identity
 from app_loader.keep import Keep
 from app_loader.principals import Principals
+from app_loader.renewal import renew_when_due
 from app_loader.revocation import CRL_FILE, Revocations
 from app_loader.runner import Runner
 from app_loader.runs import Runs
+from app_loader.secret_store import SecretStore
 from app_loader.server import Server
 from app_loader.tls import Trust
 from app_loader.workload import Workload
 from keep_protocol.handover import Configuration
-from keep_protocol.spec import KeepSpec, decode_spec
+from keep_protocol.spec import KeepSpec, decode_spec, spec_digest
 
-_RENEWAL_CHECK: Final = 60.0
-"""Seconds; a clock that jumps is noticed as late as this."""
+if TYPE_CHECKING:
+    from app_loader.evidence import EvidenceMaker
 
 _GRACE: Final = 2.0
 """Seconds that responses get to end after SIGTERM, and once more when all runs are killed."""
@@ -39,6 +41,7 @@ def run(
     *,
     configuration: Configuration,
     listener: socket.socket,
+    devices: Mapping[str, int],
     state: Path,
     host: Path,
     invocation: str,
@@ -48,8 +51,9 @@ def run(
 ) -> int:
     """Serve the keep until SIGTERM; the process's exit status.
 
-    `host` is the folder with the host's revocation lists. `publish` gets the certificate (PEM) when the
-    keep can be reached, and every renewed one. `heartbeat` is called every `heartbeat_interval` seconds.
+    `devices` are descriptors of the hand-over by name. `host` is the folder with the host's revocation lists. `publish`
+    gets the certificate (PEM) when the keep can be reached, and every renewed one. `heartbeat` is called every
+    `heartbeat_interval` seconds.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     spec = decode_spec(configuration.spec.encode())
@@ -63,9 +67,30 @@ def run(
         Trust(Identity(configuration.id, configuration.domain, configuration.names), principals)
         # Before there is the key: what forks now, and all runs after it, never have it in memory.
         runner = Runner.fork(state)
-        identity = Identity(configuration.id, configuration.domain, configuration.names)
-        service = _Service(configuration, spec, state, invocation, files, runner, identity, principals)
+        evidence = _evidence(configuration, spec, devices)
+        identity = Identity(
+            configuration.id,
+            configuration.domain,
+            configuration.names,
+            evidence=None if evidence is None else evidence.collection,
+        )
+        service = _Service(configuration, spec, state, invocation, files, runner, identity, principals, evidence)
         return event_loop.run(service.run(listener, publish, heartbeat, heartbeat_interval))
+
+
+def _evidence(configuration: Configuration, spec: KeepSpec, devices: Mapping[str, int]) -> EvidenceMaker | None:
+    if spec.evidence is None:
+        return None
+    # What most keeps never need is not imported by them.
+    from app_loader.attesters.selection import find_attester
+    from app_loader.evidence import EvidenceMaker
+
+    return EvidenceMaker(
+        find_attester(spec.evidence, devices),
+        keep=configuration.id,
+        backend=spec.backend.value,
+        spec_sha256=bytes.fromhex(spec_digest(configuration.spec.encode())),
+    )
 
 
 class _Service:
@@ -81,12 +106,25 @@ class _Service:
         runner: Runner,
         identity: Identity,
         principals: Principals,
+        evidence: EvidenceMaker | None,
     ) -> None:
         self._runner = runner
         self._identity = identity
         self._workload = Workload(state, runner, spec.limits)
-        self._runs = Runs(state, runner, self._workload, spec)
-        keep = Keep(configuration, spec, invocation=invocation, files=files, workload=self._workload, runs=self._runs)
+        self._secrets = SecretStore()
+        self._runs = Runs(state, runner, self._workload, spec, secrets=self._secrets)
+        keep = self._keep = Keep(
+            configuration,
+            spec,
+            invocation=invocation,
+            files=files,
+            workload=self._workload,
+            runs=self._runs,
+            evidence=evidence,
+            spki=identity.spki,
+            secrets=self._secrets,
+            state=state,
+        )
         self._server = Server(Dispatcher(keep), Trust(identity, principals), principals)
 
     async def run(
@@ -99,6 +137,7 @@ class _Service:
         terminated = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
         async with AsyncExitStack() as stack:
+            stack.callback(self._secrets.close)
             await self._runner.attach()
             stack.push_async_callback(self._runner.close)
             self._workload.restore()
@@ -108,7 +147,7 @@ class _Service:
             publish(self._identity.certificate)
             tasks = [
                 asyncio.create_task(self._warm_up()),
-                asyncio.create_task(self._renew_identity(publish)),
+                asyncio.create_task(renew_when_due(self._identity, self._keep.attesting, publish)),
             ]
             if heartbeat_interval is not None:
                 tasks.append(asyncio.create_task(_beat(heartbeat, heartbeat_interval)))
@@ -140,13 +179,6 @@ class _Service:
             return  # which ends the keep anyway
         except AppLoaderError as error:
             _logger.error("runs will fail: %s", error)
-
-    async def _renew_identity(self, publish: Callable[[str], None]) -> None:
-        while True:
-            await asyncio.sleep(_RENEWAL_CHECK)
-            if self._identity.due:
-                self._identity.renew()
-                publish(self._identity.certificate)
 
 
 async def _beat(heartbeat: Callable[[], None], interval: float) -> None:

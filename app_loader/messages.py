@@ -10,6 +10,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from app_loader.principals import Client
+from app_loader.session import Session
 from keep_protocol.errors import PROBLEM_MEDIA_TYPE, ErrorCode, RefusalError
 from keep_protocol.states import KeepRole
 from keep_protocol.strict_json import decode_strictly
@@ -48,7 +49,9 @@ class Stream(Protocol):
 class Request:
     """One request of a verified client."""
 
-    def __init__(self, method: str, target: bytes, headers: Mapping[str, str], body: Body, client: Client) -> None:
+    def __init__(
+        self, method: str, target: bytes, headers: Mapping[str, str], body: Body, client: Client, session: Session
+    ) -> None:
         path, _, query = target.partition(b"?")
         self.method = method
         self.segments = tuple(path.split(b"/")[1:])
@@ -58,6 +61,7 @@ class Request:
         """Names in lower case."""
         self.body = body
         self.client = client
+        self.session = session
         self.roles: frozenset[KeepRole] = frozenset()
         """What the client may be; set once its right to this request has been checked."""
         self.parameters: dict[str, str] = {}

@@ -8,13 +8,15 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from app_loader import handlers
+from app_loader import handlers, sealing_handlers, secret_handlers
 from app_loader.errors import RouteTableError
 from app_loader.keep import Keep
 from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, percent_decode
 from app_loader.paths import check_component
 from keep_protocol.keep_api import (
+    CMW_MEDIA_TYPE,
     WASM_MEDIA_TYPE,
+    AttestationRequest,
     FileList,
     FileStored,
     KeepStatus,
@@ -23,6 +25,8 @@ from keep_protocol.keep_api import (
     RunRequest,
     WorkloadInfo,
 )
+from keep_protocol.sealing_api import Sealed, SealRequest, Unsealed, UnsealRequest
+from keep_protocol.secret_api import MAX_TTL, SecretInfo, SecretList
 from keep_protocol.states import FileArea, KeepRole
 
 
@@ -205,6 +209,15 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/v1/openapi.json", EVERYBODY, handlers.openapi, "This description", answers={_OK: (JSON_MEDIA_TYPE,)}
     ),
+    Route(
+        "POST",
+        "/v1/attestation",
+        EVERYBODY,
+        handlers.attest,
+        "Fresh evidence of what the keep is, bound to the nonce and to this TLS connection",
+        body=AttestationRequest,
+        answers={_OK: (CMW_MEDIA_TYPE,)},
+    ),
     Route("GET", "/v1/workload", EVERYBODY, handlers.get_workload, "What is loaded", answers={_OK: (WorkloadInfo,)}),
     Route(
         "PUT",
@@ -268,6 +281,55 @@ ROUTES: Final[tuple[Route, ...]] = (
         answers=_NOTHING,
     ),
     Route("POST", "/v1/runs/{run}/stop", CALLERS, handlers.stop_run, "Kill a run", answers={_OK: (Run,)}),
+    Route(
+        "GET",
+        "/v1/secrets",
+        DATA_PROVIDERS,
+        secret_handlers.list_secrets,
+        "Names, sizes and times of the secrets, never their values",
+        answers={_OK: (SecretList,)},
+    ),
+    Route(
+        "PUT",
+        "/v1/secrets/{secret}",
+        DATA_PROVIDERS,
+        secret_handlers.put_secret,
+        "Keep a secret in memory, in place of the one there is; on a connection with evidence, if the keep has any",
+        body=BYTES_MEDIA_TYPE,
+        query={
+            "ttl": Parameter(
+                "seconds after which it is forgotten; without it, when the keep ends",
+                {"type": "integer", "minimum": 1, "maximum": MAX_TTL},
+            )
+        },
+        answers={_OK: (SecretInfo,), _CREATED: (SecretInfo,)},
+    ),
+    Route(
+        "DELETE",
+        "/v1/secrets/{secret}",
+        DATA_PROVIDERS,
+        secret_handlers.delete_secret,
+        "Forget a secret; runs that have it keep it",
+        answers=_NOTHING,
+    ),
+    Route(
+        "POST",
+        "/v1/seal",
+        OWNER,
+        sealing_handlers.seal,
+        "Seal data so that only this keep, or one like it, unseals it",
+        body=SealRequest,
+        answers={_OK: (Sealed,)},
+    ),
+    Route(
+        "POST",
+        "/v1/unseal",
+        OWNER,
+        sealing_handlers.unseal,
+        "Open what was sealed, if it is no older than it must be",
+        body=UnsealRequest,
+        answers={_OK: (Unsealed,)},
+    ),
     *_files(FileArea.INPUT, put=DATA_PROVIDERS, get=DATA_PROVIDERS, delete=DATA_PROVIDERS),
     *_files(FileArea.OUTPUT, put=OWNER, get=RESULT_CONSUMERS, delete=OWNER),
     *_files(FileArea.DATA, put=OWNER, get=OWNER, delete=OWNER),

@@ -21,6 +21,8 @@ from app_loader.oom import OomKills
 from app_loader.run_records import RunRecords
 from app_loader.runner import Runner, close_all
 from app_loader.runner_messages import Assignment, GuestMount
+from app_loader.secret_delivery import SecretDelivery
+from app_loader.secret_store import SecretStore
 from app_loader.standard_input import StandardInput
 from app_loader.workload import LoadedModule, Workload
 from keep_protocol.errors import ErrorCode, RefusalError
@@ -60,6 +62,7 @@ class Runs:
         workload: Workload,
         spec: KeepSpec,
         oom_kills: OomKills | None = None,
+        secrets: SecretStore | None = None,
     ) -> None:
         self._files = state / "files"
         self._records = RunRecords(state / "runs")
@@ -69,6 +72,7 @@ class Runs:
         self._restart_runs = spec.restart_runs
         self._oom_kills = oom_kills or OomKills()
         self._guard = FilesGuard(self._files, spec.limits.files)
+        self._secrets = SecretDelivery(secrets or SecretStore(), state)
         self._ended: dict[str, Run] = {}
         """In the order in which they ended."""
         self._going: dict[str, _Going] = {}
@@ -89,6 +93,7 @@ class Runs:
 
     def restore(self) -> None:
         """Read the records of an earlier life. Runs that it interrupted are `lost`, or wait for `resume`."""
+        self._secrets.clear()
         for run in self._records.load():
             if run.state == RunState.EXITED:
                 self._ended[run.id] = run
@@ -134,6 +139,7 @@ class Runs:
         module = await self._workload.acquire()
         with contextlib.ExitStack() as undo:
             undo.callback(self._workload.release, module)
+            self._secrets.check(request)
             # Opened even if the run has to wait: so it is refused now for what it cannot have.
             folders = open_mounts(self._files, request.mounts)
             undo.callback(close_all, folders)
@@ -273,17 +279,24 @@ class Runs:
 
     def _begin(self, going: _Going, folders: tuple[int, ...]) -> None:
         request = going.request
+        try:
+            secrets = self._secrets.deliver(going.run.id, request)
+        except RefusalError as error:
+            close_all(folders)
+            self._workload.release(going.module)
+            going.execution.abandon(ExitReason.LOST, f"a secret that it was to get cannot be given: {error.detail}")
+            return
         assignment = Assignment(
             arguments=(request.program, *request.args),
-            environment=tuple(request.env.items()),
+            environment=(*request.env.items(), *secrets.environment),
             memory=request.memory or self._limits.memory,
             file_size=self._guard.remaining,
-            mounts=tuple(GuestMount(mount.guest, mount.writable) for mount in request.mounts),
+            mounts=(*(GuestMount(mount.guest, mount.writable) for mount in request.mounts), *secrets.mounts),
         )
         going.execution.begin(
             going.module.name,
             assignment,
-            folders,
+            (*folders, *secrets.folders),
             output=self._limits.output if request.output_limit is None else request.output_limit,
             timeout=request.timeout or self._limits.run_time,
         )
@@ -311,6 +324,7 @@ class Runs:
         )
         del self._going[going.run.id]
         self._guard.unwatch(going.execution)
+        self._secrets.withdraw(going.run.id)
         self._ended[going.run.id] = going.run
         # When the runner dies, so does the keep: its next life reads that the run was going and acts on it.
         if not self._runner.died.is_set():

@@ -10,6 +10,7 @@ from keep_client.credentials import Credentials, Home
 from keep_client.errors import (
     ConnectionBrokenError,
     ConnectionFailedError,
+    EvidenceRefusedError,
     IdentityRefusedError,
     ImpostorError,
     InvalidArgumentError,
@@ -26,8 +27,10 @@ from keep_client.following import follow_run
 from keep_client.keep import KeepClient
 from keep_client.manager import ManagerClient
 from keep_client.pins import KeepPin
+from keep_client.secret_calls import SealedData, UnsealedData
 from keep_client.sources import Source
 from keep_client.specs import named_principal, new_spec, principal_of
+from keep_client.watch import WatchReport, WatchState, watch_keep
 
 __all__ = [
     "AsyncKeepClient",
@@ -35,6 +38,7 @@ __all__ = [
     "ConnectionBrokenError",
     "ConnectionFailedError",
     "Credentials",
+    "EvidenceRefusedError",
     "Home",
     "IdentityRefusedError",
     "ImpostorError",
@@ -49,8 +53,12 @@ __all__ = [
     "PeerRefusedError",
     "ProblemError",
     "ProtocolError",
+    "SealedData",
     "Source",
     "SpecMismatchError",
+    "UnsealedData",
+    "WatchReport",
+    "WatchState",
     "connect_keep",
     "connect_keep_async",
     "follow_run",
@@ -58,4 +66,5 @@ __all__ = [
     "named_principal",
     "new_spec",
     "principal_of",
+    "watch_keep",
 ]

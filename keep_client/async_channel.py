@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 
 from keep_client.calls import MAX_ANSWER, Call, Head, Request, StreamCall, T, problem, succeeded
-from keep_client.channel import KEEPALIVE, head_of, to_send
+from keep_client.channel import head_of, to_send
+from keep_client.connections import Connections
 from keep_client.errors import ConnectionBrokenError, InvalidArgumentError, ProtocolError
 from keep_client.failures import TRANSPORT_ERRORS, translated
 
@@ -20,9 +20,9 @@ AsyncBodyFactory = Callable[[], AsyncIterable[bytes]]
 class AsyncChannel:
     """Sends calls to the peer at `base_url`. `peer` names it in messages."""
 
-    def __init__(self, base_url: str, context: ssl.SSLContext, peer: str) -> None:
+    def __init__(self, base_url: str, connections: Connections, peer: str) -> None:
         self._base_url = base_url
-        self._context = context
+        self._connections = connections
         self._peer = peer
         self._closed = False
         self._pool = self._new_pool()
@@ -57,8 +57,8 @@ class AsyncChannel:
                 yield chunk
 
     def _new_pool(self) -> httpx.AsyncHTTPTransport:
-        # Pools are keyed by address and not by whom the context accepts: never shared between channels.
-        return httpx.AsyncHTTPTransport(verify=self._context, trust_env=False, socket_options=KEEPALIVE)
+        # Pools are keyed by address and not by whom they accept: never shared between channels.
+        return self._connections.async_transport()
 
     async def _answer(
         self, pool: httpx.AsyncHTTPTransport, call: Call[T], body: AsyncBodyFactory | None

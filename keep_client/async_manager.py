@@ -12,6 +12,7 @@ from typing import Any, Self
 from keep_client import manager_calls
 from keep_client.addresses import manager_url
 from keep_client.async_channel import AsyncChannel
+from keep_client.connections import TlsConnections
 from keep_client.credentials import Credentials, Home
 from keep_client.errors import ConnectionFailedError
 from keep_client.event_stream import EventStreamParser, Reconnection
@@ -39,7 +40,9 @@ class AsyncManagerClient:
         self.url = manager_url(url)
         self.ca = ca
         self.credentials = credentials
-        self._channel = AsyncChannel(self.url, manager_context(ca, credentials), f"the manager at {self.url}")
+        self._channel = AsyncChannel(
+            self.url, TlsConnections(manager_context(ca, credentials)), f"the manager at {self.url}"
+        )
 
     @classmethod
     def from_home(cls, home: Path, *, credentials: Credentials | None = None) -> Self:

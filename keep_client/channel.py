@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 
 import httpx
 
 from keep_client.calls import MAX_ANSWER, Call, Head, Request, StreamCall, T, problem, succeeded
+from keep_client.connections import Connections
 from keep_client.errors import ConnectionBrokenError, InvalidArgumentError, ProtocolError
 from keep_client.failures import TRANSPORT_ERRORS, translated
 
@@ -20,14 +19,6 @@ Content = bytes | Iterable[bytes] | AsyncIterable[bytes] | None
 
 CONNECT_TIMEOUT = 10.0
 WRITE_TIMEOUT = 60.0
-
-KEEPALIVE = (
-    # A follower of a silent guest waits without a read timeout: the kernel finds out when the peer is gone.
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
-)
 
 
 def head_of(response: httpx.Response) -> Head:
@@ -56,9 +47,9 @@ def to_send(request: Request, base_url: str, content: Content) -> httpx.Request:
 class Channel:
     """Sends calls to the peer at `base_url`. `peer` names it in messages. Safe for use from several threads."""
 
-    def __init__(self, base_url: str, context: ssl.SSLContext, peer: str) -> None:
+    def __init__(self, base_url: str, connections: Connections, peer: str) -> None:
         self._base_url = base_url
-        self._context = context
+        self._connections = connections
         self._peer = peer
         self._closed = False
         self._pool = self._new_pool()
@@ -92,8 +83,8 @@ class Channel:
             yield from response.iter_raw()
 
     def _new_pool(self) -> httpx.HTTPTransport:
-        # Pools are keyed by address and not by whom the context accepts: never shared between channels.
-        return httpx.HTTPTransport(verify=self._context, trust_env=False, socket_options=KEEPALIVE)
+        # Pools are keyed by address and not by whom they accept: never shared between channels.
+        return self._connections.transport()
 
     def _answer(self, pool: httpx.HTTPTransport, call: Call[T], body: BodyFactory | None) -> tuple[Head, bytes]:
         with self._exchange(pool, call.request, body) as response:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 from keep_client.async_keep import AsyncKeepClient
 from keep_client.async_manager import AsyncManagerClient
+from keep_client.connections import KeepPeer
 from keep_client.credentials import Credentials
-from keep_client.errors import ProblemError
+from keep_client.errors import InvalidArgumentError, ProblemError
 from keep_client.keep import KeepClient
 from keep_client.keep_calls import pause
 from keep_client.manager import ManagerClient
@@ -16,36 +18,88 @@ from keep_client.pins import KeepPin
 from keep_protocol.errors import ErrorCode
 from keep_protocol.manager_api import Keep, KeepRecord
 
+if TYPE_CHECKING:
+    from keep_attestation.policy import Policy
+
 RESTART_PATIENCE = 15.0
 """Seconds for which a keep that is just being restarted may have no record."""
 
 
-def connect_keep(manager: ManagerClient, keep: str | Keep, *, credentials: Credentials | None = None) -> KeepClient:
+def connect_keep(
+    manager: ManagerClient,
+    keep: str | Keep,
+    *,
+    credentials: Credentials | None = None,
+    policy: Policy | None = None,
+    spec_digest: str | None = None,
+    workload_digest: str | None = None,
+) -> KeepClient:
     """A client for a keep, as whom the manager knows us unless told otherwise.
 
     The keep is named by its id or name, or given as the manager has just told of it, which saves asking again.
-    Nothing is sent to the keep yet; `verify()` does that.
+    With `policy` the manager is trusted for the address alone: the keep proves what it is on every connection, and
+    that it was started from the spec, and has loaded the workload, of these SHA-256 digests in hex. A keep that has
+    evidence is not connected to without a policy. Nothing is sent to the keep yet; `verify()` does that.
     """
     found = manager.get_record(keep) if isinstance(keep, str) else keep
     return KeepClient(
         found.endpoint,
-        _pin(found),
+        _peer(found, policy, spec_digest, workload_digest),
         credentials=credentials or manager.credentials,
         fetch_record=lambda: _record_after_restart(manager, found.id),
     )
 
 
 async def connect_keep_async(
-    manager: AsyncManagerClient, keep: str | Keep, *, credentials: Credentials | None = None
+    manager: AsyncManagerClient,
+    keep: str | Keep,
+    *,
+    credentials: Credentials | None = None,
+    policy: Policy | None = None,
+    spec_digest: str | None = None,
+    workload_digest: str | None = None,
 ) -> AsyncKeepClient:
     """The twin of `connect_keep`."""
     found = await manager.get_record(keep) if isinstance(keep, str) else keep
     return AsyncKeepClient(
         found.endpoint,
-        _pin(found),
+        _peer(found, policy, spec_digest, workload_digest),
         credentials=credentials or manager.credentials,
         fetch_record=lambda: _record_after_restart_async(manager, found.id),
     )
+
+
+def _peer(
+    found: Keep | KeepRecord, policy: Policy | None, spec_digest: str | None, workload_digest: str | None
+) -> KeepPeer:
+    if policy is None:
+        if found.evidence is not None:
+            raise InvalidArgumentError(
+                f"keep {found.id} proves itself with {found.evidence} evidence: give the policy that it must satisfy"
+            )
+        return _pin(found)
+    # Verifiers cost tens of milliseconds to import, and most clients pin.
+    from keep_attestation.ratls.peer import ExpectedKeep
+    from keep_client.attested_peer import AttestedPeer
+
+    expected = ExpectedKeep(
+        keep=found.id,
+        spec_sha256=_digest(spec_digest, "spec_digest"),
+        workload_sha256=_digest(workload_digest, "workload_digest"),
+    )
+    return AttestedPeer(policy, expected)
+
+
+def _digest(text: str | None, name: str) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        digest = bytes.fromhex(text)
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise InvalidArgumentError(f"{name} is {text!r}: expected a SHA-256 digest, 64 hex digits")
+    return digest
 
 
 def _pin(found: Keep | KeepRecord) -> KeepPin:

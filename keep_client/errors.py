@@ -8,6 +8,7 @@ KeepClientError
 │   ├── ConnectionBrokenError
 │   └── IdentityRefusedError
 ├── PeerRefusedError
+│   ├── EvidenceRefusedError
 │   ├── KeyMismatchError
 │   └── ImpostorError
 ├── ProblemError
@@ -17,7 +18,12 @@ KeepClientError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from keep_protocol.errors import Problem
+
+if TYPE_CHECKING:
+    from keep_attestation.ratls.peer import PeerVerdict
 
 
 class KeepClientError(Exception):
@@ -50,6 +56,17 @@ class IdentityRefusedError(ConnectionFailedError):
 
 class PeerRefusedError(KeepClientError):
     """We refused the peer's certificate; nothing of the request was sent."""
+
+
+class EvidenceRefusedError(PeerRefusedError):
+    """The keep proves nothing, or something else than it should; `verdict` has every check, unless nothing was read."""
+
+    def __init__(self, message: str, verdict: PeerVerdict | None) -> None:
+        super().__init__(message, verdict)
+        self.verdict = verdict
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class KeyMismatchError(PeerRefusedError):

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from keep_client import keep_calls
+from keep_client import keep_calls, secret_calls
 from keep_client.addresses import endpoint_url
 from keep_client.calls import Call, StreamCall, T
 from keep_client.channel import BodyFactory, Channel
+from keep_client.connections import KeepPeer, connections_to
 from keep_client.credentials import Credentials
 from keep_client.errors import ConnectionFailedError, IdentityRefusedError, KeyMismatchError
 from keep_client.keep_calls import OutputStream
-from keep_client.pins import KeepPin, check_status
+from keep_client.pins import KeepPin
+from keep_client.secret_calls import SealedData, UnsealedData
 from keep_client.sources import Progress, Source, as_source
-from keep_client.tls import keep_context
 from keep_protocol.keep_api import FileList, FileStored, KeepStatus, Run, RunList, RunRequest, WorkloadInfo
 from keep_protocol.manager_api import KeepRecord
+from keep_protocol.sealing_api import Selector
+from keep_protocol.secret_api import SecretInfo, SecretList
 from keep_protocol.states import FileArea, RunState
 
 FetchRecord = Callable[[], KeepRecord]
@@ -29,12 +32,12 @@ FetchRecord = Callable[[], KeepRecord]
 
 
 class _Link(NamedTuple):
-    pin: KeepPin
+    peer: KeepPeer
     channel: Channel
 
 
 class KeepClient:
-    """Talks to the keep at `endpoint` (`ADDRESS:PORT`) that `pin` describes.
+    """Talks to the keep at `endpoint` (`ADDRESS:PORT`) that is what `peer` says: a pinned key, or a proof.
 
     `connect_keep` makes one from a manager.
     With `fetch_record`, a keep that shows another key is looked up once more: after a restart the client goes on with
@@ -43,7 +46,7 @@ class KeepClient:
     """
 
     def __init__(
-        self, endpoint: str, pin: KeepPin, *, credentials: Credentials, fetch_record: FetchRecord | None = None
+        self, endpoint: str, peer: KeepPeer, *, credentials: Credentials, fetch_record: FetchRecord | None = None
     ) -> None:
         self.endpoint = endpoint
         self._base_url = endpoint_url(endpoint)
@@ -51,7 +54,7 @@ class KeepClient:
         self._fetch_record = fetch_record
         self._renewal = threading.Lock()
         self._retired: list[Channel] = []
-        self._link = self._connect(pin)
+        self._link = self._connect(peer)
 
     @classmethod
     def from_certificate(cls, endpoint: str, certificate: str, *, credentials: Credentials) -> Self:
@@ -72,18 +75,18 @@ class KeepClient:
             channel.close()
 
     @property
-    def pin(self) -> KeepPin:
+    def peer(self) -> KeepPeer:
         """What the keep is held to now."""
-        return self._link.pin
+        return self._link.peer
 
     def status(self) -> KeepStatus:
         """The keep about itself and about our roles."""
         return self._call(keep_calls.status())
 
     def verify(self) -> KeepStatus:
-        """Connect, and compare what the keep says with the pin. Raises `ProtocolError` when they differ."""
+        """Connect, and compare what the keep says with what it is held to. Raises `ProtocolError` when they differ."""
         status = self.status()
-        check_status(self.pin, status)
+        self.peer.check_status(status)
         return status
 
     def openapi(self) -> dict[str, Any]:
@@ -180,6 +183,35 @@ class KeepClient:
         """Remove a file, or a folder with all that it holds."""
         self._call(keep_calls.remove_file(area, path))
 
+    def put_secret(self, name: str, value: bytes, ttl: int | None = None) -> SecretInfo:
+        """Keep a secret in the keep's memory, for `ttl` seconds or until the keep ends, in place of an older value."""
+        return self._call(secret_calls.put_secret(name, value, ttl))
+
+    def delete_secret(self, name: str) -> None:
+        """Forget a secret; runs that have it keep it."""
+        self._call(secret_calls.delete_secret(name))
+
+    def list_secrets(self) -> SecretList:
+        """The secrets that the keep holds, without their values."""
+        return self._call(secret_calls.list_secrets())
+
+    def seal(
+        self, data: bytes, *, purpose: str, bind: Sequence[Selector] = (), counter: int | None = None
+    ) -> SealedData:
+        """Let the keep seal `data`, bound to `bind` or to what is usual for its key."""
+        return self._call(secret_calls.seal(purpose, data, bind, counter))
+
+    def unseal(
+        self,
+        envelope: bytes,
+        *,
+        purpose: str | None = None,
+        expected_counter: int | None = None,
+        allow_rollback: bool = False,
+    ) -> UnsealedData:
+        """Open what the keep sealed. The lowest counter that is acceptable, or `allow_rollback`, must be given."""
+        return self._call(secret_calls.unseal(envelope, purpose, expected_counter, allow_rollback))
+
     def _call(self, call: Call[T], body: BodyFactory | None = None) -> T:
         link = self._link
         try:
@@ -199,15 +231,15 @@ class KeepClient:
 
     def _renewed(self, refused: _Link, mismatch: KeyMismatchError) -> _Link:
         """The link to the keep's next life, or the mismatch when nobody can be asked about it."""
-        if self._fetch_record is None:
+        if self._fetch_record is None or not isinstance(refused.peer, KeepPin):
             raise mismatch
         with self._renewal:
             if self._link is refused:
                 # Other threads may still use the old channel: it is closed with the client.
-                self._link = self._connect(refused.pin.succeeded_by(self._fetch_record()))
+                self._link = self._connect(refused.peer.succeeded_by(self._fetch_record()))
                 self._retired.append(refused.channel)
             return self._link
 
-    def _connect(self, pin: KeepPin) -> _Link:
-        context = keep_context(pin, self._credentials)
-        return _Link(pin, Channel(self._base_url, context, f"the keep at {self.endpoint}"))
+    def _connect(self, peer: KeepPeer) -> _Link:
+        connections = connections_to(peer, self._credentials)
+        return _Link(peer, Channel(self._base_url, connections, f"the keep at {self.endpoint}"))

@@ -61,6 +61,11 @@ class KeepPin:
         except (ValueError, UnsupportedAlgorithm) as error:
             raise InvalidArgumentError(f"this is not a certificate in PEM: {error}") from error
 
+    @property
+    def label(self) -> str:
+        """What has been shown, once a connection stands, for people."""
+        return f"has the expected key {self.spki_sha256[:16]}…"
+
     def succeeded_by(self, record: KeepRecord) -> KeepPin:
         """The pin for the keep's next life, for a keep that shows another key than this one.
 
@@ -77,6 +82,15 @@ class KeepPin:
                 "restarted: nothing was sent; tell the operator"
             )
         return KeepPin.from_record(record)
+
+    def check_status(self, status: KeepStatus) -> None:
+        """Compare what a keep says about itself with what its manager says. Raises `ProtocolError`."""
+        for name, said, expected in (
+            ("invocation", status.invocation, self.invocation),
+            ("spec digest", status.spec_digest, self.spec_digest),
+        ):
+            if expected is not None and said != expected:
+                raise ProtocolError(f"the keep says its {name} is {said!a}, and its manager says {expected!a}")
 
 
 def check_certificate(pin: KeepPin, der: bytes) -> None:
@@ -98,16 +112,6 @@ def check_certificate(pin: KeepPin, der: bytes) -> None:
             f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and now it is {now:%Y-%m-%d %H:%M}: "
             "check the clocks, or restart the keep"
         )
-
-
-def check_status(pin: KeepPin, status: KeepStatus) -> None:
-    """Compare what a keep says about itself with its pin. Raises `ProtocolError`."""
-    for name, said, expected in (
-        ("invocation", status.invocation, pin.invocation),
-        ("spec digest", status.spec_digest, pin.spec_digest),
-    ):
-        if expected is not None and said != expected:
-            raise ProtocolError(f"the keep says its {name} is {said!a}, and its manager says {expected!a}")
 
 
 def _spki_sha256(certificate: x509.Certificate) -> str:

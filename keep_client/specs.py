@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from keep_client.errors import InvalidArgumentError
+from keep_protocol.evidence import EvidenceKind
 from keep_protocol.spec import (
     DEFAULT_LIMITS,
     MAX_SPEC_SIZE,
@@ -29,6 +30,7 @@ def new_spec(
     principals: Iterable[Principal],
     limits: Limits = DEFAULT_LIMITS,
     backend: Backend = Backend.PROCESS,
+    evidence: EvidenceKind | None = None,
     restart_runs: bool = False,
 ) -> KeepSpec:
     """A spec that no other keep has. Raises `InvalidArgumentError` for one that no manager would take."""
@@ -37,6 +39,7 @@ def new_spec(
             version=1,
             nonce=secrets.token_hex(16),
             backend=backend,
+            evidence=evidence,
             principals=_merged(principals),
             limits=limits,
             restart_runs=restart_runs,

@@ -12,6 +12,7 @@ from keep_loader.errors import HandoverError
 from keep_loader.notification import ServiceManager
 from keep_protocol.handover import (
     CONFIGURATION_FD,
+    DEVICE_FDS,
     LISTEN_FD,
     MAX_MESSAGE,
     PROTOCOL_VERSION,
@@ -42,17 +43,27 @@ def ask(host: Path, instance: str, invocation: str) -> socket.socket:
     return connection
 
 
-def receive(asked: socket.socket, service_manager: ServiceManager) -> tuple[socket.socket, Configuration]:
-    """The listening socket and the configuration that the manager was asked for.
+class Received(msgspec.Struct, frozen=True):
+    """What a keep starts with; `devices` are descriptors by name."""
+
+    listener: socket.socket
+    configuration: Configuration
+    devices: dict[str, int]
+
+
+def receive(asked: socket.socket, service_manager: ServiceManager) -> Received:
+    """What the manager was asked for.
 
     They go into the descriptor store at once, so that no later restart needs the manager. Raises `HandoverError`.
     """
     with asked:
-        listen, configuration = _answer(asked)
+        listen, configuration, devices = _answer(asked)
     service_manager.store(LISTEN_FD, listen)
     service_manager.store(CONFIGURATION_FD, configuration, poll=False)
+    for name, descriptor in devices.items():
+        service_manager.store(name, descriptor, poll=False)
     decoded = _read_configuration(configuration)
-    return _listener(listen), decoded
+    return Received(_listener(listen), decoded, devices)
 
 
 def is_stored(descriptors: dict[str, int]) -> bool:
@@ -60,15 +71,16 @@ def is_stored(descriptors: dict[str, int]) -> bool:
     return LISTEN_FD in descriptors and CONFIGURATION_FD in descriptors
 
 
-def restore(descriptors: dict[str, int]) -> tuple[socket.socket, Configuration]:
-    """The listening socket and the configuration that `is_stored`. Raises `HandoverError`."""
+def restore(descriptors: dict[str, int]) -> Received:
+    """What `is_stored`. Raises `HandoverError`."""
     decoded = _read_configuration(descriptors[CONFIGURATION_FD])
-    return _listener(descriptors[LISTEN_FD]), decoded
+    devices = {name: descriptor for name, descriptor in descriptors.items() if name in DEVICE_FDS}
+    return Received(_listener(descriptors[LISTEN_FD]), decoded, devices)
 
 
-def _answer(connection: socket.socket) -> tuple[int, int]:
+def _answer(connection: socket.socket) -> tuple[int, int, dict[str, int]]:
     try:
-        message, descriptors, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 2)
+        message, descriptors, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 2 + len(DEVICE_FDS))
         answer = decode_strictly(message, Handover)
     except OSError as error:
         raise _no_answer(error) from error
@@ -76,11 +88,17 @@ def _answer(connection: socket.socket) -> tuple[int, int]:
         raise HandoverError(f"the manager's answer is malformed: {error}") from error
     if answer.result != "ok":
         raise HandoverError(f"the manager refused the hand-over: {answer.reason}")
-    if len(descriptors) != 2:
-        raise HandoverError(f"the manager sent {len(descriptors)} descriptors, not a socket and a configuration")
+    if len(descriptors) != 2 + len(answer.devices):
+        raise HandoverError(
+            f"the manager sent {len(descriptors)} descriptors, not a socket, a configuration "
+            f"and {len(answer.devices)} devices"
+        )
+    if unknown := set(answer.devices) - DEVICE_FDS:
+        raise HandoverError(f"the manager sent a device that is not known here: {min(unknown)!r}")
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
-    return descriptors[0], descriptors[1]
+    listen, configuration, *devices = descriptors
+    return listen, configuration, dict(zip(answer.devices, devices, strict=True))
 
 
 def _no_answer(error: OSError) -> HandoverError:

@@ -40,7 +40,8 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
     # as it is because this import counts.
     from keep_loader.backends import process
 
-    listener, configuration = handover.receive(asked, service_manager) if asked else handover.restore(stored)
+    received = handover.receive(asked, service_manager) if asked else handover.restore(stored)
+    configuration = received.configuration
     sandbox_facts = sandbox.facts((*sandbox.code_folders(), state, runtime, host))
     published = False
 
@@ -60,7 +61,8 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
     watchdog = int(environment.get("WATCHDOG_USEC", "0")) / 1_000_000
     status = process.run(
         configuration=configuration,
-        listener=listener,
+        listener=received.listener,
+        devices=received.devices,
         state=state,
         host=host,
         invocation=invocation,

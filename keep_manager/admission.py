@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from keep_manager.entry import KeepEntry
 from keep_manager.roles import Quota
@@ -72,6 +73,29 @@ def check_spec(spec: KeepSpec, canonical: bytes) -> None:
             encoded = getattr(principal, field)
             if encoded is not None:
                 _check_certificate(encoded, f"spec.principals[{index}].{field}", signs=field == "ca")
+
+
+def check_authorities(spec: KeepSpec, client_ca: bytes) -> None:
+    """Raises `RefusalError` (`spec-invalid`) where the keep distrusts the host, and the host could name its principals.
+
+    `client_ca` is the DER of the host's own CA; another certificate of the same key is no better.
+    """
+    if not spec.backend.is_tee:
+        return
+    own = _public_key(client_ca)
+    for index, principal in enumerate(spec.principals):
+        if principal.ca is not None and _public_key(base64.b64decode(principal.ca)) == own:
+            raise RefusalError(
+                ErrorCode.SPEC_INVALID,
+                f"the CA is this host's own, and a {spec.backend} keep trusts nothing that the host can sign",
+                field=f"spec.principals[{index}].ca",
+                remedy="name the principal by its own certificate, or by a CA whose key is elsewhere",
+            )
+
+
+def _public_key(certificate: bytes) -> bytes:
+    key = x509.load_der_x509_certificate(certificate).public_key()
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def check_capacity(limits: Limits, host: HostCapacity) -> None:

@@ -10,8 +10,10 @@ import platform
 import sys
 from pathlib import Path
 
+from keep_manager.hardware import attesters, tee_backends
 from keep_manager.supervisor.interface import Supervisor, SupervisorKind
 from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.evidence import EvidenceKind
 from keep_protocol.manager_api import BackendInfo, Check
 from keep_protocol.states import Backend
 
@@ -27,7 +29,7 @@ def backends(supervisor: Supervisor) -> tuple[BackendInfo, ...]:
     """Every backend with its checks."""
     checks = process_checks(supervisor)
     available = all(check.passed for check in checks if check.name in _REQUIRED)
-    return (BackendInfo(Backend.PROCESS, available, checks),)
+    return (BackendInfo(Backend.PROCESS, available, checks), *tee_backends())
 
 
 def check_backend(backend: Backend, supervisor: Supervisor) -> None:
@@ -35,7 +37,7 @@ def check_backend(backend: Backend, supervisor: Supervisor) -> None:
     for info in backends(supervisor):
         if info.name is backend:
             if not info.available:
-                failed = next(check for check in info.checks if not check.passed and check.name in _REQUIRED)
+                failed = next(check for check in info.checks if not check.passed and _decides(info, check))
                 raise RefusalError(
                     ErrorCode.BACKEND_UNAVAILABLE,
                     f"the backend {backend} does not work on this host: {failed.name}: {failed.message}",
@@ -44,6 +46,23 @@ def check_backend(backend: Backend, supervisor: Supervisor) -> None:
                 )
             return
     raise RefusalError(ErrorCode.BACKEND_UNAVAILABLE, f"this manager has no backend {backend}", field="spec.backend")
+
+
+def check_evidence(kind: EvidenceKind | None, tpm: Path | None) -> None:
+    """Raises `RefusalError` (`backend-unavailable`) when process keeps cannot make this kind of evidence here."""
+    for info in attesters(tpm):
+        if info.kind is kind and not info.available:
+            failed = next(check for check in info.checks if not check.passed)
+            raise RefusalError(
+                ErrorCode.BACKEND_UNAVAILABLE,
+                f"keeps on this host cannot make {kind} evidence: {failed.message}",
+                field="spec.evidence",
+                remedy="see GET /v1/backends",
+            )
+
+
+def _decides(info: BackendInfo, check: Check) -> bool:
+    return info.name.is_tee or check.name in _REQUIRED
 
 
 def process_checks(supervisor: Supervisor) -> tuple[Check, ...]:

@@ -160,6 +160,18 @@ def _revoke(options: argparse.Namespace) -> int:
     return 0
 
 
+def _rotate_sealing_key(options: argparse.Namespace) -> int:
+    from keep_manager.sealing_keys import SealingKeys
+
+    home = _home(options)
+    load_settings(home)
+    if not (home.sealing_keys / options.keep).is_file():
+        raise ConfigurationError(f"no keep {options.keep!r} has a sealing key here; give the id of a keep")
+    keys = SealingKeys(home.sealing_keys).rotate(options.keep)
+    print(f"{options.keep} seals with a new key after its next stop and start, and unseals with {len(keys)}")
+    return 0
+
+
 def _install(options: argparse.Namespace) -> int:
     from keep_manager.supervisor.install import install, uninstall
 
@@ -172,12 +184,15 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from keep_manager.doctor import examine
+    from keep_manager.doctor import examine, hardware
 
     checks = examine(_home(options))
     for check in checks:
         mark = "ok  " if check.passed else "FAIL"
         print(f"{mark}  {check.name:<14} {check.info}{'' if check.passed else f' {check.message}'}".rstrip())
+    # What a host may well lack: said, and no fault.
+    for option in hardware(_home(options)):
+        print(f"{'ok  ' if option.available else '--  '}  {option.name:<14} {option.reason}")
     return 0 if all(check.passed for check in checks) else 1
 
 
@@ -221,6 +236,9 @@ def _parser() -> argparse.ArgumentParser:
 
     revoke = _command(commands, "revoke", _revoke, "revoke every certificate of an identity, in force at once")
     revoke.add_argument("name", metavar="NAME")
+
+    rotate = _command(commands, "rotate-sealing-key", _rotate_sealing_key, "let a keep seal with a new host key")
+    rotate.add_argument("keep", metavar="KEEP-ID")
 
     install = _command(commands, "install", _install, "put the unit files where systemd reads them")
     install.add_argument("--systemd", choices=("system", "user"), default="system", help="which (%(default)s)")

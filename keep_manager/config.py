@@ -23,7 +23,7 @@ _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _KEYS: dict[str, frozenset[str]] = {
     "": frozenset({"domain", "deployment", "listen", "hosts", "systemd", "endpoints", "keeps"}),
     "endpoints": frozenset({"address", "ports"}),
-    "keeps": frozenset({"allow_shared_uid"}),
+    "keeps": frozenset({"allow_shared_uid", "tpm"}),
 }
 
 
@@ -56,6 +56,10 @@ class Home:
     @property
     def database(self) -> Path:
         return self.state / "manager.db"
+
+    @property
+    def sealing_keys(self) -> Path:
+        return self.state / "keys"
 
     @property
     def lock_file(self) -> Path:
@@ -95,6 +99,8 @@ class Settings:
     """First and last port for keeps; None lets the kernel choose."""
     allow_shared_uid: bool
     """Whether keeps of several owners may run under one user, where the supervisor cannot separate them."""
+    tpm: Path | None = None
+    """Device or UNIX socket of the TPM 2.0 that keeps attest by; None: /dev/tpmrm0 where it exists."""
 
 
 SUPERVISOR_KINDS = ("auto", "system", "user", "private", "detached")
@@ -163,6 +169,8 @@ address = "{settings.endpoint_address}"
 [keeps]
 # Keeps of several owners may run under one user where the supervisor cannot give each its own.
 allow_shared_uid = {"true" if settings.allow_shared_uid else "false"}
+# Device or UNIX socket of the TPM 2.0 by which keeps attest. Without it /dev/tpmrm0, where there is one.
+{f'tpm = "{settings.tpm}"' if settings.tpm else '# tpm = "/dev/tpmrm0"'}
 '''
     write_private(home.settings_file, text.encode())
 
@@ -212,6 +220,9 @@ def _settings(document: dict[str, Any]) -> Settings:
     shared = keeps.get("allow_shared_uid", False)
     if not isinstance(shared, bool):
         raise ConfigurationError("`keeps.allow_shared_uid` is neither true nor false")
+    tpm = _text(keeps, "tpm", "")
+    if tpm and not tpm.startswith("/"):
+        raise ConfigurationError(f"`keeps.tpm` is {tpm!r}, not the absolute path of a device or socket")
     return Settings(
         domain=domain,
         deployment=deployment,
@@ -221,6 +232,7 @@ def _settings(document: dict[str, Any]) -> Settings:
         endpoint_address=parse_endpoint_address(_text(endpoints, "address", DEFAULT_ENDPOINT_ADDRESS)),
         endpoint_ports=_ports(endpoints.get("ports")),
         allow_shared_uid=shared,
+        tpm=Path(tpm) if tpm else None,
     )
 
 

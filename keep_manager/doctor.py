@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from keep_manager.backends import host_checks
 from keep_manager.config import Home, load_settings
 from keep_manager.errors import ManagerError
+from keep_manager.hardware import attesters, tee_backends
 from keep_manager.pki import PkiPaths, key_of, load_certificate, now
 from keep_manager.roles import read_roles
 from keep_manager.store import Store
@@ -19,6 +21,30 @@ from keep_protocol.manager_api import Check
 def examine(home: Home) -> tuple[Check, ...]:
     """Every check, whether it passed or not; nothing is started or changed."""
     return (*_home_checks(home), *host_checks())
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Something that keeps could use on this host, and why they can or cannot."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+def hardware(home: Home) -> tuple[Option, ...]:
+    """Kinds of evidence and backends of trusted hardware."""
+    try:
+        tpm = load_settings(home).tpm
+    except ManagerError:
+        tpm = None
+    found = [(f"evidence {info.kind}", info.available, info.checks) for info in attesters(tpm)]
+    found += [(f"backend {info.name}", info.available, info.checks) for info in tee_backends()]
+    return tuple(Option(name, available, _reason(checks, available)) for name, available, checks in found)
+
+
+def _reason(checks: tuple[Check, ...], available: bool) -> str:
+    return "; ".join(check.info if available else check.message for check in checks if check.passed is available)
 
 
 def _home_checks(home: Home) -> Iterator[Check]:

@@ -52,6 +52,7 @@ class KeepEntry:
             reason=self.reason,
             desired=self.row.desired,
             backend=self.spec.backend,
+            evidence=self.spec.evidence,
             endpoint=self.row.endpoint,
             certificate=self.row.certificate if ready else None,
             invocation=self.row.invocation if ready else None,
@@ -74,6 +75,7 @@ class KeepEntry:
             certificate=row.certificate,
             spki_sha256=self.spki_sha256,
             backend=self.spec.backend,
+            evidence=self.spec.evidence,
             spec_digest=self.spec_digest,
             invocation=row.invocation,
         )

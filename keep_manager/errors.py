@@ -54,3 +54,18 @@ class UnitStartError(SupervisorError):
 
 class KeepFileError(ManagerError):
     """A keep's `keep.json` is not acceptable: missing, a link, too large, malformed or contradicting the unit."""
+
+
+class KeepStartError(ManagerError):
+    """A keep's unit did not start, or what started is not the keep; the message begins with a code."""
+
+
+class DeviceError(ManagerError):
+    """A device that a keep is to use cannot be opened."""
+
+
+class SealingKeyError(KeepStartError):
+    """The file with a keep's sealing keys is damaged, or cannot be read or written."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"sealing-key: {detail}")

@@ -9,8 +9,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -36,6 +36,14 @@ class Offer:
 
     listener: socket.socket
     configuration: Configuration
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Further descriptors by name."""
+
+    def close(self) -> None:
+        """Our copies of the descriptors; the keep has its own."""
+        self.listener.close()
+        for descriptor in self.devices.values():
+            os.close(descriptor)
 
 
 class HandoverRefusedError(ManagerError):
@@ -115,11 +123,12 @@ class HandoverServer:
         if instance is None or instance != hello.instance:
             raise HandoverRefusedError(f"process {pid} says it is {hello.instance[:64]!r} and is {instance!r}")
         offer = await self._take_offer(hello)
-        with offer.listener:
+        with contextlib.closing(offer):
             configuration = sealed_memory(msgspec.json.encode(offer.configuration))
             try:
-                answer = msgspec.json.encode(Handover(PROTOCOL_VERSION, "ok"))
-                socket.send_fds(connection, [answer], [offer.listener.fileno(), configuration])
+                answer = msgspec.json.encode(Handover(PROTOCOL_VERSION, "ok", devices=tuple(offer.devices)))
+                descriptors = [offer.listener.fileno(), configuration, *offer.devices.values()]
+                socket.send_fds(connection, [answer], descriptors)
             finally:
                 os.close(configuration)
         fault_point("launch:handed-over")

@@ -13,20 +13,21 @@ import msgspec
 
 from keep_manager.admission import (
     HostCapacity,
+    check_authorities,
     check_capacity,
     check_name,
     check_owner,
     check_quota,
     check_spec,
 )
-from keep_manager.backends import check_backend
+from keep_manager.backends import check_backend, check_evidence
 from keep_manager.caller import Caller
 from keep_manager.config import Settings
 from keep_manager.endpoints import bind_new, endpoint_of
 from keep_manager.entry import KeepEntry
-from keep_manager.errors import EndpointTakenError, StoreError, SupervisorUnavailableError
+from keep_manager.errors import EndpointTakenError, KeepStartError, StoreError, SupervisorUnavailableError
 from keep_manager.faults import fault_point
-from keep_manager.lifecycle import KeepStartError, Lifecycle
+from keep_manager.lifecycle import Lifecycle
 from keep_manager.store import IdempotencyKey, KeepRow, Phase, Store, timestamp
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.manager_api import CreateKeep, Keep
@@ -171,8 +172,10 @@ class Keeps:
         entries = self.all()
         check_name(name, caller.id, entries)
         check_spec(spec, raw)
+        check_authorities(spec, self._client_ca())
         check_capacity(spec.limits, self._capacity)
         check_backend(spec.backend, self._lifecycle.supervisor)
+        check_evidence(spec.evidence, self._settings.tpm)
         if not caller.is_operator and caller.rights.quota is not None:
             check_quota(spec.limits, caller.rights.quota, [entry for entry in entries if entry.owner == caller.id])
         separated = self._lifecycle.supervisor.promises.own_uid or self._settings.allow_shared_uid

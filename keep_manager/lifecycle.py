@@ -16,13 +16,15 @@ from cryptography import x509
 
 from keep_manager.config import Settings
 from keep_manager.disk_reserve import DiskReserve
-from keep_manager.endpoints import bind_again, bind_recorded, split_endpoint
+from keep_manager.endpoints import bind_again, bind_recorded
 from keep_manager.entry import KeepEntry
 from keep_manager.errors import (
+    DeviceError,
     EndpointTakenError,
     KeepFileError,
-    ManagerError,
+    KeepStartError,
     ProbeError,
+    SealingKeyError,
     StoreFullError,
     UnitStartError,
 )
@@ -31,10 +33,12 @@ from keep_manager.faults import fault_point
 from keep_manager.handover import HandoverRefusedError, Offer
 from keep_manager.keep_file import PublishedFacts, read_keep_file, spki_digest
 from keep_manager.keep_log import last_line, tail
+from keep_manager.offers import make_offer
 from keep_manager.probe import check_endpoint
+from keep_manager.sealing_keys import SealingKeys
 from keep_manager.store import IdempotencyKey, KeepRow, NewEvent, Phase, Store
 from keep_manager.supervisor.interface import ActiveState, Supervisor, UnitStatus
-from keep_protocol.handover import Configuration, Hello
+from keep_protocol.handover import Hello
 from keep_protocol.names import instance_name
 from keep_protocol.states import Desired, KeepState
 
@@ -44,15 +48,17 @@ PROBE_ATTEMPTS = 3
 PROBE_PAUSE = 0.5
 
 
-class KeepStartError(ManagerError):
-    """A keep's unit did not start, or what started is not the keep; the message begins with a code."""
-
-
 class Lifecycle:
     """The keeps in memory, and what may happen to them."""
 
     def __init__(
-        self, store: Store, events: EventLog, supervisor: Supervisor, settings: Settings, reserve: DiskReserve
+        self,
+        store: Store,
+        events: EventLog,
+        supervisor: Supervisor,
+        settings: Settings,
+        reserve: DiskReserve,
+        sealing_keys: SealingKeys,
     ) -> None:
         self.entries: dict[str, KeepEntry] = {entry.id: entry for entry in map(KeepEntry.of, store.keeps())}
         self.supervisor = supervisor
@@ -60,6 +66,7 @@ class Lifecycle:
         self._events = events
         self._settings = settings
         self._reserve = reserve
+        self._sealing_keys = sealing_keys
         self._offers: dict[str, Offer] = {}
 
     def instance(self, entry: KeepEntry) -> str:
@@ -110,11 +117,13 @@ class Lifecycle:
         Raises `KeepStartError`, or `SupervisorUnavailableError`; the record is as it was then.
         """
         instance = self.instance(entry)
-        self._offers[instance] = Offer(listener, self._configuration(entry))
         try:
+            self._offers[instance] = make_offer(entry, listener, self._settings, self._sealing_keys)
             self._link(instance)
             fault_point("launch:linked")
             status = await self.supervisor.start(instance, entry.spec.limits)
+        except (DeviceError, SealingKeyError) as error:
+            raise KeepStartError(str(error)) from None
         except UnitStartError as error:
             log = self.supervisor.log_path(instance)
             # A keep that is undone takes its log along.
@@ -125,7 +134,7 @@ class Lifecycle:
         finally:
             # Taken by the keep, or not wanted any more.
             if (left := self._offers.pop(instance, None)) is not None:
-                left.listener.close()
+                left.close()
         fault_point("launch:started")
         facts = await self.verify(entry, status)
         fault_point("launch:verified")
@@ -145,9 +154,10 @@ class Lifecycle:
         if status is None or status.active is not ActiveState.ACTIVATING or status.invocation != hello.invocation:
             raise HandoverRefusedError(f"{hello.instance} is not starting in the life {hello.invocation[:64]!r}")
         try:
-            return Offer(bind_recorded(entry.row.endpoint), self._configuration(entry))
+            listener = bind_recorded(entry.row.endpoint)
         except EndpointTakenError as error:
             raise HandoverRefusedError(f"endpoint-taken: {error}") from None
+        return make_offer(entry, listener, self._settings, self._sealing_keys)
 
     async def verify(self, entry: KeepEntry, status: UnitStatus, attempts: int = 1) -> PublishedFacts:
         """What the keep published in this life, after its key answered at its endpoint. Raises `KeepStartError`."""
@@ -193,6 +203,7 @@ class Lifecycle:
         fault_point("remove:stopped")
         await self.supervisor.wipe(instance)
         self._unlink(instance)
+        self._sealing_keys.remove(entry.id)
         fault_point("remove:wiped")
         # Only a keep that was ready once has ever been promised to anybody.
         kind = "create-undone" if entry.row.invocation is None else "keep-removed"
@@ -366,16 +377,6 @@ class Lifecycle:
     def _show(self, entry: KeepEntry, status: UnitStatus, facts: PublishedFacts) -> None:
         entry.pid, entry.restarts = status.main_pid, status.restarts
         entry.spki_sha256, entry.sandbox = facts.spki_sha256, facts.sandbox
-
-    def _configuration(self, entry: KeepEntry) -> Configuration:
-        address, _ = split_endpoint(entry.row.endpoint)
-        return Configuration(
-            id=entry.id,
-            deployment=self._settings.deployment,
-            spec=entry.row.spec.decode(),
-            domain=self._settings.domain,
-            names=tuple(dict.fromkeys((address, *self._settings.hosts))),
-        )
 
     def _link(self, instance: str) -> None:
         """Where the unit finds the folder it sees of us: one name for every instance, so one line in the unit."""

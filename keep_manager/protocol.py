@@ -1,9 +1,8 @@
-"""What uvicorn's HTTP protocol lacks: the client's certificate, deadlines, a cap on connections, problems."""
+"""What uvicorn's HTTP protocol lacks: the client's certificate, deadlines, problems."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from typing import Any, ClassVar, cast
 
@@ -12,8 +11,6 @@ import msgspec
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keep_protocol.errors import PROBLEM_MEDIA_TYPE, ErrorCode, RefusalError
-
-_logger = logging.getLogger(__name__)
 
 HANDSHAKE_DEADLINE = 5.0
 SHUTDOWN_DEADLINE = 1.0
@@ -31,8 +28,6 @@ class ManagerProtocol(H11Protocol):
 
     head_deadline: ClassVar[float] = 10.0
     """Seconds for a request's head, from the end of the handshake or of the answer before."""
-    max_connections: ClassVar[int] = 256
-    """asyncio's TLS costs 290 KiB a connection."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _discarded: int | None = None
@@ -42,10 +37,6 @@ class ManagerProtocol(H11Protocol):
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
         self.app_state = {**self.app_state, "client_certificate": tls.getpeercert(binary_form=True)}
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
-            _logger.warning("connection of %s closed: %d are open", self.client, self.max_connections)
-            transport.abort()
-            return
         self.transport = cast(asyncio.Transport, _LingeringTransport(transport, self))
         self._expect_head()
 

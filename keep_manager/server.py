@@ -22,16 +22,18 @@ from keep_manager.config import Address, Home, Settings, write_private
 from keep_manager.context import ManagerContext, Trust
 from keep_manager.disk_reserve import DiskReserve
 from keep_manager.entry import KeepEntry
-from keep_manager.errors import AlreadyServedError, ConfigurationError, ManagerError
+from keep_manager.errors import AlreadyServedError, ManagerError
 from keep_manager.events import EventLog
 from keep_manager.handover import HandoverServer
 from keep_manager.issued import renew_crl, revoked_serials
 from keep_manager.keeps import Keeps
 from keep_manager.lifecycle import Lifecycle
+from keep_manager.listener import listen_on
 from keep_manager.pki import PkiPaths, key_of, load_certificate, renew_server
 from keep_manager.protocol import DeadlineLoop, ManagerProtocol
 from keep_manager.reconcile import Reconciler
 from keep_manager.roles import RolesTable
+from keep_manager.sealing_keys import SealingKeys
 from keep_manager.store import Store
 from keep_manager.supervisor.interface import Supervisor
 from keep_manager.tls import ReloadingContext, server_context
@@ -48,7 +50,6 @@ ACT_GRACE = 0.3
 """Seconds for acts on keeps after that; the next start finishes or undoes what is left."""
 KEEP_ALIVE = 30
 """Seconds that an idle connection stays open."""
-BACKLOG = 512
 _MOST_FOUND = 20
 
 
@@ -97,7 +98,7 @@ class RunningManager:
             events = EventLog(self.store)
             reserve = DiskReserve(home.database.with_name("disk-reserve"))
             reserve.fill()
-            lifecycle = Lifecycle(self.store, events, supervisor, settings, reserve)
+            lifecycle = Lifecycle(self.store, events, supervisor, settings, reserve, SealingKeys(home.sealing_keys))
             keeps = Keeps(lifecycle, self.store, settings, lambda: self.context.trust.client_ca)
             roles = RolesTable(home.roles_file)
             self.context = ManagerContext(
@@ -278,23 +279,6 @@ def _found(entries: list[KeepEntry]) -> list[str]:
     if len(entries) > _MOST_FOUND:
         lines.append(f"found {len(entries) - _MOST_FOUND} keeps more: keepctl ls")
     return lines
-
-
-def listen_on(address: Address) -> socket.socket:
-    """A listening socket for the manager. Raises `ConfigurationError`."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    # With the protocol: asyncio sets TCP_NODELAY only on sockets that name it, and without that a response in two
-    # writes waits 40 ms for the peer's delayed acknowledgement.
-    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    listener = socket.socket(family, kind, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.host, address.port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(f"the manager cannot listen on {address}: {error.strerror}") from None
-    return listener
 
 
 def _url(listener: socket.socket, settings: Settings) -> str:

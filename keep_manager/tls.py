@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import ssl
 from collections.abc import Callable
 
 from keep_manager.errors import ConfigurationError
+from keep_manager.listener import Accepted
 from keep_manager.pki import PkiPaths, key_of
-
-_logger = logging.getLogger(__name__)
 
 
 def server_context(paths: PkiPaths) -> ssl.SSLContext:
@@ -50,7 +49,10 @@ class _ReportingObject(ssl.SSLObject):
             raise
         except ssl.SSLError as error:
             self._refusal = error
-            _logger.warning("TLS handshake refused: %s", getattr(error, "verify_message", None) or error.reason)
+            if (connection := Accepted.current.get(None)) is not None:
+                connection.refused(getattr(error, "verify_message", None) or error.reason or str(error))
+                # Once asyncio has written the alert.
+                asyncio.get_running_loop().call_soon(connection.end_our_direction)
             raise ssl.SSLWantReadError from None
 
 

@@ -56,6 +56,14 @@ class ErrorCode(StrEnum):
     FILE_NOT_FOUND = "file-not-found"
     FILE_PATH_INVALID = "file-path-invalid"
     FILE_CONFLICT = "file-conflict"
+    EVIDENCE_UNAVAILABLE = "evidence-unavailable"
+    ATTESTATION_REQUIRED = "attestation-required"
+    SECRET_NOT_FOUND = "secret-not-found"
+    SECRET_UNUSABLE = "secret-unusable"
+    SEALED_INVALID = "sealed-invalid"
+    SEALING_KEY_UNKNOWN = "sealing-key-unknown"
+    SEALING_UNAVAILABLE = "sealing-unavailable"
+    ROLLBACK_REFUSED = "rollback-refused"
     OFFSET_INVALID = "offset-invalid"
     DISK_FULL = "disk-full"
     # Ours.
@@ -114,6 +122,14 @@ _STATUS = {
     ErrorCode.FILE_NOT_FOUND: HTTPStatus.NOT_FOUND,
     ErrorCode.FILE_PATH_INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.FILE_CONFLICT: HTTPStatus.CONFLICT,
+    ErrorCode.EVIDENCE_UNAVAILABLE: HTTPStatus.CONFLICT,
+    ErrorCode.ATTESTATION_REQUIRED: HTTPStatus.FORBIDDEN,
+    ErrorCode.SECRET_NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.SECRET_UNUSABLE: HTTPStatus.CONFLICT,
+    ErrorCode.SEALED_INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.SEALING_KEY_UNKNOWN: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.SEALING_UNAVAILABLE: HTTPStatus.CONFLICT,
+    ErrorCode.ROLLBACK_REFUSED: HTTPStatus.CONFLICT,
     ErrorCode.OFFSET_INVALID: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     ErrorCode.DISK_FULL: HTTPStatus.INSUFFICIENT_STORAGE,
     ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,

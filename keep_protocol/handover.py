@@ -18,6 +18,10 @@ LISTEN_FD = "listen"
 CONFIGURATION_FD = "configuration"
 """Names under which systemd's descriptor store keeps the two descriptors over restarts."""
 
+TPM_FD = "tpm"
+DEVICE_FDS = frozenset({TPM_FD})
+"""Descriptors that some keeps get beside these two: an open device, or a connection to what stands for one."""
+
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """First message on the hand-over socket, from the keep."""
@@ -33,6 +37,8 @@ class Handover(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     result: Literal["ok", "refused"]
     reason: str = ""
+    devices: tuple[str, ...] = ()
+    """Names of further descriptors, in the order in which they come after the two."""
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +52,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The keep's certificate names `<id>.keep.<domain>`."""
     names: tuple[str, ...]
     """Further DNS names and addresses for its certificate."""
+    sealing_keys: tuple[str, ...] = ()
+    """The host's halves of the keys that it seals with, 32 bytes in base64 each, the newest first."""
 
 
 class SandboxFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,9 +6,12 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from keep_protocol.secret_api import USES_SCHEMA, SecretUse
 from keep_protocol.states import Backend, ExitReason, FileArea, KeepRole, RunState, WorkloadState
 
 WASM_MEDIA_TYPE = "application/wasm"
+CMW_MEDIA_TYPE = "application/cmw+cbor"
+"""Conceptual message wrapper, RFC 9999: a collection of evidence, claims, endorsements and log."""
 
 _Argument: TypeAlias = Annotated[str, msgspec.Meta(max_length=128 * 1024, pattern="^[^\\x00]*$")]
 _EnvironmentName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern="^[^=\\x00]+$")]
@@ -38,6 +41,12 @@ class KeepStatus(msgspec.Struct, frozen=True):
     files_used: int
     you: tuple[KeepRole, ...]
     """The roles of whoever asks."""
+
+
+class AttestationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for fresh evidence. `nonce` is 32 random bytes in base64, never used before."""
+
+    nonce: Annotated[str, msgspec.Meta(min_length=44, max_length=44, pattern="^[A-Za-z0-9+/]{43}=$")]
 
 
 class Stdin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,6 +88,10 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds of wall-clock time."""
     output_limit: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] | None = None
     """Bytes of standard output and standard error together."""
+    secrets: Annotated[
+        tuple[Annotated[SecretUse, msgspec.Meta(extra_json_schema=USES_SCHEMA)], ...], msgspec.Meta(max_length=32)
+    ] = ()
+    """Secrets of the keep that the run gets, with the values that they have when it starts."""
 
 
 class RunExit(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from keep_protocol.evidence import EvidenceKind
 from keep_protocol.names import NAME_PATTERN
 from keep_protocol.spec import KeepSpec, Limits
 from keep_protocol.states import Backend, Desired, KeepState
@@ -39,6 +40,8 @@ class Keep(msgspec.Struct, frozen=True):
     """Why it is `failed`, in words that begin with a code."""
     desired: Desired
     backend: Backend
+    evidence: EvidenceKind | None
+    """What it was asked to prove itself with. The manager's word: only a policy of the client's own makes it count."""
     endpoint: str
     """`ADDRESS:PORT`, the same for the keep's whole life."""
     certificate: str | None
@@ -83,6 +86,7 @@ class KeepRecord(msgspec.Struct, frozen=True):
     certificate: str
     spki_sha256: str
     backend: Backend
+    evidence: EvidenceKind | None
     spec_digest: str
     invocation: str
 
@@ -104,10 +108,19 @@ class BackendInfo(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...]
 
 
+class AttesterInfo(msgspec.Struct, frozen=True):
+    """A kind of evidence, and whether process keeps of this host can make it."""
+
+    kind: EvidenceKind
+    available: bool
+    checks: tuple[Check, ...]
+
+
 class BackendList(msgspec.Struct, frozen=True):
-    """All backends that this manager knows."""
+    """All backends that this manager knows, and what its process keeps can prove themselves with."""
 
     backends: tuple[BackendInfo, ...]
+    attesters: tuple[AttesterInfo, ...]
 
 
 class Health(msgspec.Struct, frozen=True):

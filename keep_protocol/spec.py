@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+from keep_protocol.evidence import EvidenceKind
 from keep_protocol.states import Backend, CrlPolicy, KeepRole
 
 MiB = 1024 * 1024
@@ -94,6 +95,16 @@ DEFAULT_LIMITS = Limits(
 )
 
 
+EVIDENCE_OF_BACKEND: dict[Backend, tuple[EvidenceKind | None, ...]] = {
+    Backend.PROCESS: (None, EvidenceKind.TPM, EvidenceKind.SIMULATED),
+    Backend.SNP: (EvidenceKind.SNP, EvidenceKind.AZURE_SNP),
+    Backend.TDX: (EvidenceKind.TDX, EvidenceKind.AZURE_TDX),
+    Backend.SGX: (EvidenceKind.SGX,),
+    Backend.NITRO: (EvidenceKind.NITRO,),
+}
+"""What keeps of a backend can be asked to prove themselves with; None: nothing, they are only pinned."""
+
+
 class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A keep as its owner wants it. Every field is written out, so the digest covers every default."""
 
@@ -101,6 +112,8 @@ class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nonce: Annotated[str, msgspec.Meta(max_length=32, pattern="^[0-9a-f]{32}$")]
     """16 random bytes, so that two keeps never share a digest."""
     backend: Backend
+    evidence: EvidenceKind | None
+    """What the keep proves itself with, in its certificate and on every connection that asks."""
     principals: Annotated[
         tuple[Annotated[Principal, msgspec.Meta(extra_json_schema={"oneOf": [_PINNED, _NAMED]})], ...],
         msgspec.Meta(min_length=1, max_length=64, extra_json_schema={"contains": _AN_OWNER}),
@@ -112,6 +125,10 @@ class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not any(KeepRole.OWNER in principal.roles for principal in self.principals):
             raise ValueError("`principals` names no `owner`")
+        possible = EVIDENCE_OF_BACKEND[self.backend]
+        if self.evidence not in possible:
+            names = ", ".join("null" if kind is None else f'"{kind}"' for kind in possible)
+            raise ValueError(f"`evidence` of a {self.backend} keep is one of {names}")
 
 
 def canonical(spec: KeepSpec) -> bytes:

@@ -83,6 +83,15 @@ class Backend(StrEnum):
     """What isolates a keep."""
 
     PROCESS = "process"
+    SNP = "snp"
+    TDX = "tdx"
+    SGX = "sgx"
+    NITRO = "nitro"
+
+    @property
+    def is_tee(self) -> bool:
+        """Whether hardware, and not the host, vouches for its keeps."""
+        return self is not Backend.PROCESS
 
 
 class CrlPolicy(StrEnum):

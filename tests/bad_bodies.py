@@ -85,7 +85,7 @@ def bad_keeps(valid: dict[str, Any]) -> tuple[BadBody, ...]:
             "spec.nonce",
         ),
         changed("version 2", lambda body: body["spec"].update(version=2), "spec-invalid", "spec.version"),
-        changed("unknown backend", lambda body: body["spec"].update(backend="sgx"), "spec-invalid", "spec.backend"),
+        changed("unknown backend", lambda body: body["spec"].update(backend="enclave"), "spec-invalid", "spec.backend"),
         changed("boolean as text", lambda body: body["spec"].update(restart_runs="no"), "spec-invalid", None),
         changed("nobody let in", lambda body: body["spec"].update(principals=[]), "spec-invalid", "spec.principals"),
         changed("name is a number", lambda body: body.update(name=7), "field-invalid", "name"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from keep_loader import sandbox
 from keep_loader.probe.results import Check, fact
 from keep_protocol.handover import SandboxFact
+from keep_protocol.memory_folder import UNIT_MEMORY
 from keep_protocol.probe import MANAGER_HOME, OUTSIDE_NAMESPACES, PROBE_DEVICE
 
 
@@ -59,6 +60,8 @@ def _temporary_file_system() -> SandboxFact:
     home = os.environ[MANAGER_HOME]
     held = {"state"} if Path(os.environ["STATE_DIRECTORY"]).is_relative_to(home) else set()
     seen = set(os.listdir(home)) - held
+    if not os.path.ismount(UNIT_MEMORY):
+        return fact("TemporaryFileSystem", False, f"{UNIT_MEMORY} is no file system of its own")
     return fact("TemporaryFileSystem", not seen, " ".join(sorted(seen))[:100])
 
 

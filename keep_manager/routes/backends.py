@@ -5,13 +5,14 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from keep_manager.backends import backends
+from keep_manager.hardware import attesters
 from keep_manager.route import SEEING, Call, Route, json_response
 from keep_protocol.manager_api import BackendList
 
 
 async def list_backends(call: Call) -> Response:
     """Every backend with its checks, looked at now."""
-    return json_response(BackendList(backends(call.context.supervisor)))
+    return json_response(BackendList(backends(call.context.supervisor), attesters(call.context.settings.tpm)))
 
 
 ROUTES = (

@@ -53,7 +53,7 @@ def render_keep_unit(unit: KeepUnit) -> str:
             line = "BindReadOnlyPaths=" + " ".join(_escape(folder) for folder in code_folders())
         elif name == "StandardOutput":
             line = f"StandardOutput=append:{_escape(unit.logs)}/%i.log"
-        elif name == "TemporaryFileSystem":
+        elif line == "TemporaryFileSystem=/etc/wasmkeep:ro":
             line = f"TemporaryFileSystem={_escape(_cover(unit.home))}:ro"
         elif line == "DynamicUser=yes" and unit.user is KeepUser.STATIC:
             line = _STATIC_USER

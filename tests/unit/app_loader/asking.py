@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,7 @@ from app_loader.messages import Request, Response
 from app_loader.principals import Client, Principals
 from app_loader.revocation import Revocations
 from app_loader.routes import ROUTES, Route
+from app_loader.session import Session
 from keep_protocol.errors import Problem
 from keep_protocol.states import KeepRole
 from tests.unit.app_loader.pki import self_signed
@@ -44,6 +46,13 @@ def client(*roles: KeepRole) -> Client:
     return principals.identify(_CREDENTIAL.der, {})
 
 
+def session() -> Session:
+    """A session of a connection whose handshake never begins."""
+    return Session(
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="x")
+    )
+
+
 def request(
     method: str,
     target: str,
@@ -53,7 +62,7 @@ def request(
 ) -> Request:
     """A request; a body given in chunks has no announced size."""
     given = GivenBody([body], len(body)) if isinstance(body, bytes) else GivenBody(body, None)
-    return Request(method, target.encode(), headers or {}, given, client(*roles))
+    return Request(method, target.encode(), headers or {}, given, client(*roles), session())
 
 
 def ask(request: Request, keep: Keep = NO_KEEP, routes: Sequence[Route] = ROUTES) -> Response:

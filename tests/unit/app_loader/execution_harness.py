@@ -50,6 +50,7 @@ def spec(*, restart_runs: bool = False, **limits: int) -> KeepSpec:
         version=1,
         nonce="0" * 32,
         backend=Backend.PROCESS,
+        evidence=None,
         principals=(Principal(roles=(KeepRole.OWNER,), certificate="AAAA"),),
         limits=msgspec.structs.replace(DEFAULT_LIMITS, **limits),
         restart_runs=restart_runs,

@@ -33,6 +33,7 @@ def main() -> int:
 
     return run(
         configuration=msgspec.json.decode((folder / CONFIGURATION).read_bytes(), type=Configuration),
+        devices={},
         listener=socket.socket(fileno=int(sys.argv[2])),
         state=folder / STATE,
         host=folder / HOST,

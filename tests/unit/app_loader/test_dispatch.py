@@ -17,7 +17,7 @@ from app_loader.routes import Route
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import RunRequest
 from keep_protocol.states import CrlPolicy, KeepRole
-from tests.unit.app_loader.asking import GivenBody, ask, problem, request
+from tests.unit.app_loader.asking import GivenBody, ask, problem, request, session
 from tests.unit.app_loader.pki import Authority
 
 JSON = {"content-type": "application/json"}
@@ -136,7 +136,7 @@ def test_a_revoked_client_is_told_so_whatever_it_asks_and_closed(tmp_path: Path)
     client = principals.identify(alice.der, {"subjectAltName": (("URI", ALICE),)})
 
     def ask_as_alice(target: bytes) -> Response:
-        return ask(Request("GET", target, {}, GivenBody([], 0), client), routes=ROUTES)
+        return ask(Request("GET", target, {}, GivenBody([], 0), client, session()), routes=ROUTES)
 
     assert problem(ask_as_alice(b"/refuse")).code == "workload-empty"
     crl.write_bytes(authority.revocations([alice]))

@@ -47,6 +47,7 @@ class KeepProcess:
             version=1,
             nonce="0" * 32,
             backend=Backend.PROCESS,
+            evidence=None,
             principals=(
                 self.authority.names(ALICE, KeepRole.OWNER, crl=CrlPolicy.REQUIRED),
                 self.authority.names(BOB, KeepRole.CALLER, crl=CrlPolicy.REQUIRED),

@@ -29,6 +29,7 @@ _OWNER, _DATA, _RESULT, _CALLER, _AUDITOR = (
 )
 
 MATRIX = {
+    "POST /v1/attestation": set(KeepRole),
     "GET /v1/status": {_OWNER, _DATA, _RESULT, _CALLER, _AUDITOR},
     "GET /v1/openapi.json": {_OWNER, _DATA, _RESULT, _CALLER, _AUDITOR},
     "GET /v1/workload": {_OWNER, _DATA, _RESULT, _CALLER, _AUDITOR},
@@ -41,6 +42,11 @@ MATRIX = {
     "GET /v1/runs/{run}/stderr": {_OWNER, _CALLER, _RESULT},
     "PUT /v1/runs/{run}/stdin": {_OWNER, _CALLER},
     "POST /v1/runs/{run}/stop": {_OWNER, _CALLER},
+    "GET /v1/secrets": {_OWNER, _DATA},
+    "PUT /v1/secrets/{secret}": {_OWNER, _DATA},
+    "DELETE /v1/secrets/{secret}": {_OWNER, _DATA},
+    "POST /v1/seal": {_OWNER},
+    "POST /v1/unseal": {_OWNER},
     "PUT /v1/files/input/{path}": {_OWNER, _DATA},
     "GET /v1/files/input/{path}": {_OWNER, _DATA},
     "DELETE /v1/files/input/{path}": {_OWNER, _DATA},

@@ -43,7 +43,7 @@ SPEC = "5" * 64
 
 def _record(pair: Pair, endpoint: str, invocation: str) -> KeepRecord:
     spki = KeepPin.from_certificate(pair.certificate).spki_sha256
-    return KeepRecord(KEEP_ID, endpoint, pair.certificate, spki, Backend.PROCESS, SPEC, invocation)
+    return KeepRecord(KEEP_ID, endpoint, pair.certificate, spki, Backend.PROCESS, None, SPEC, invocation)
 
 
 def _status(invocation: str, spec: str = SPEC) -> KeepStatus:

@@ -47,6 +47,7 @@ def _keep(digest: str) -> Keep:
         reason=None,
         desired=Desired.RUNNING,
         backend=Backend.PROCESS,
+        evidence=None,
         endpoint="127.0.0.1:1",
         certificate=None,
         invocation="one",

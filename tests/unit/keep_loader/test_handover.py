@@ -66,7 +66,7 @@ def _send(connection: socket.socket, message: bytes, *descriptors: int) -> None:
     connection.sendmsg([message], [rights] if descriptors else [])
 
 
-def _take(host: Path, stored: dict[str, int] | None = None) -> tuple[socket.socket, Configuration]:
+def _take(host: Path, stored: dict[str, int] | None = None) -> handover.Received:
     if stored and handover.is_stored(stored):
         return handover.restore(stored)
     with contextlib.closing(ServiceManager(str(host / "notify"))) as service_manager:
@@ -80,11 +80,12 @@ def test_what_the_manager_hands_over_is_used_and_stored_over_restarts(host: Path
     listener = socket.create_server(("127.0.0.1", 0))
     memfd = _configuration(msgspec.json.encode(CONFIGURATION))
     manager = _manager(host, lambda connection: _send(connection, OK, listener.fileno(), memfd))
-    taken, configuration = _take(host)
+    received = _take(host)
     manager.join()
-    with taken, listener:
+    with received.listener as taken, listener:
         assert taken.getsockname() == listener.getsockname()
-    assert configuration == CONFIGURATION
+    assert received.configuration == CONFIGURATION
+    assert received.devices == {}
     stored = [socket.recv_fds(notifications, 4096, 1) for _ in range(2)]
     assert [message for message, *_ in stored] == [
         b"FDSTORE=1\nFDNAME=listen",
@@ -98,11 +99,45 @@ def test_what_the_manager_hands_over_is_used_and_stored_over_restarts(host: Path
 def test_what_is_stored_is_used_without_a_manager(host: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     stored = {"listen": os.dup(listener.fileno()), "configuration": _configuration(msgspec.json.encode(CONFIGURATION))}
-    taken, configuration = _take(host, stored)
-    with taken, listener:
+    received = _take(host, stored)
+    with received.listener as taken, listener:
         assert taken.getsockname() == listener.getsockname()
-    assert configuration == CONFIGURATION
+    assert received.configuration == CONFIGURATION
     os.close(stored["configuration"])
+
+
+def test_a_device_is_stored_too_and_found_again_by_its_name(host: Path, notifications: socket.socket) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    memfd = _configuration(msgspec.json.encode(CONFIGURATION))
+    ours, theirs = socket.socketpair()
+    answer = msgspec.json.encode(Handover(version=PROTOCOL_VERSION, result="ok", devices=("tpm",)))
+    manager = _manager(host, lambda connection: _send(connection, answer, listener.fileno(), memfd, theirs.fileno()))
+    received = _take(host)
+    manager.join()
+    os.write(received.devices["tpm"], b"command")
+    assert ours.recv(16) == b"command"
+    stored = [socket.recv_fds(notifications, 4096, 1) for _ in range(3)]
+    assert stored[2][0] == b"FDSTORE=1\nFDNAME=tpm\nFDPOLL=0"
+    again = _take(host, {"listen": stored[0][1][0], "configuration": stored[1][1][0], "tpm": stored[2][1][0]})
+    os.write(again.devices["tpm"], b"another")
+    assert ours.recv(16) == b"another"
+    for descriptor in (memfd, received.devices["tpm"], again.devices["tpm"], stored[1][1][0]):
+        os.close(descriptor)
+    for connection in (received.listener, again.listener, listener, ours, theirs):
+        connection.close()
+
+
+@pytest.mark.parametrize("devices", [("tpm",), ("camera",), ("tpm", "tpm")])
+def test_devices_that_do_not_come_or_are_not_known_are_refused(host: Path, devices: tuple[str, ...]) -> None:
+    answer = msgspec.json.encode(Handover(version=PROTOCOL_VERSION, result="ok", devices=devices))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        memfd = _configuration(b"{}")
+        extra = [listener.fileno()] if devices == ("camera",) else []
+        manager = _manager(host, lambda connection: _send(connection, answer, listener.fileno(), memfd, *extra))
+        with pytest.raises(HandoverError, match="the manager sent"):
+            _take(host)
+        manager.join()
+        os.close(memfd)
 
 
 def test_without_a_manager_the_message_says_whom_to_start(host: Path) -> None:

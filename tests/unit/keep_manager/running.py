@@ -23,10 +23,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keep_manager.config import Address, Home, Settings
 from keep_manager.initialise import initialise
 from keep_manager.issued import register
+from keep_manager.listener import listen_on
 from keep_manager.pki import PkiPaths, issue_client, load_authority, request_key, spiffe_id
 from keep_manager.protocol import DeadlineLoop
 from keep_manager.roles import Quota, add_identity
-from keep_manager.server import RunningManager, http_server, listen_on
+from keep_manager.server import RunningManager, http_server
 from keep_protocol.handover import Configuration
 from keep_protocol.names import new_deployment_id
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, Principal, canonical
@@ -119,6 +120,7 @@ def keep_body(name: str | None = None, *principals: Principal, **limits: int) ->
         version=1,
         nonce=secrets.token_hex(16),
         backend=Backend.PROCESS,
+        evidence=None,
         principals=everybody,
         limits=msgspec.structs.replace(DEFAULT_LIMITS, **limits),
         restart_runs=False,

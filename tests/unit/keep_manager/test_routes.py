@@ -261,12 +261,52 @@ def test_metrics_count_keeps_by_state_and_requests(manager: Running) -> None:
 
 
 def test_backends_say_what_holds_here(manager: Running) -> None:
-    (backend,) = manager.client().get("/v1/backends").json()["backends"]
+    found = manager.client().get("/v1/backends").json()
+    backend, *tees = found["backends"]
     checks = {check["name"]: check["passed"] for check in backend["checks"]}
     assert (backend["name"], backend["available"]) == ("process", True)
     assert checks["wasmtime"]
     assert checks["python"]
     assert checks["supervisor"]
+    assert {tee["name"] for tee in tees} == {"snp", "tdx", "sgx", "nitro"}
+    assert all(not tee["available"] and any(check["message"] for check in tee["checks"]) for tee in tees)
+    assert {attester["kind"]: attester["available"] for attester in found["attesters"]}["simulated"]
+
+
+@pytest.mark.parametrize(("backend", "evidence"), [("snp", "snp"), ("tdx", "tdx"), ("sgx", "sgx"), ("nitro", "nitro")])
+def test_a_tee_keep_that_names_the_hosts_own_ca_is_refused(manager: Running, backend: str, evidence: str) -> None:
+    body = keep_body("one", principal_of(manager, make_client(manager.home, "alice")))
+    body["spec"].update(backend=backend, evidence=evidence)
+    answer = manager.client().post("/v1/keeps", json=body)
+    assert problem_of(answer) == (422, "spec-invalid")
+    assert answer.json()["field"] == "spec.principals[0].ca"
+
+
+def test_a_tee_keep_of_a_foreign_ca_gets_past_that_and_is_refused_for_lack_of_hardware(manager: Running) -> None:
+    body = keep_body("one")
+    body["spec"].update(backend="snp", evidence="snp")
+    answer = manager.client().post("/v1/keeps", json=body)
+    assert problem_of(answer) == (422, "backend-unavailable")
+    assert answer.json()["field"] == "spec.backend"
+
+
+@pytest.mark.parametrize(
+    ("backend", "evidence"), [("process", "snp"), ("process", "nitro"), ("snp", None), ("tdx", "snp"), ("nitro", "tpm")]
+)
+def test_evidence_that_a_backend_cannot_have_is_refused(manager: Running, backend: str, evidence: str | None) -> None:
+    body = keep_body("one")
+    body["spec"].update(backend=backend, evidence=evidence)
+    answer = manager.client().post("/v1/keeps", json=body)
+    assert problem_of(answer) == (422, "spec-invalid")
+    assert "`evidence` of a" in answer.json()["detail"]
+
+
+def test_tpm_evidence_is_refused_where_there_is_no_tpm(manager: Running) -> None:
+    body = keep_body("one")
+    body["spec"].update(evidence="tpm")
+    answer = manager.client().post("/v1/keeps", json=body)
+    assert problem_of(answer) == (422, "backend-unavailable")
+    assert answer.json()["field"] == "spec.evidence"
 
 
 def test_the_served_document_is_the_checked_in_one_and_covers_the_table(manager: Running) -> None:

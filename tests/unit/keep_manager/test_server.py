@@ -6,12 +6,14 @@ import logging
 import socket
 import ssl
 
+import httpx
 import pytest
 
 from keep_manager.errors import AlreadyServedError
 from keep_manager.issued import revoke
+from keep_manager.listener import BoundedListener
 from keep_manager.pki import PkiPaths, issue_server, key_of, load_authority, write_certificate
-from keep_manager.protocol import ManagerProtocol
+from keep_manager.protocol import HANDSHAKE_DEADLINE, ManagerProtocol
 from keep_manager.server import home_lock
 from keep_protocol.states import ManagerRole
 from tests.unit.keep_manager.running import Client, Running, make_client, make_home, operator_of, tls_context
@@ -25,6 +27,22 @@ def connect(served: Running, context: ssl.SSLContext) -> ssl.SSLSocket:
     except BaseException:
         raw.close()
         raise
+
+
+def raw_connection(served: Running) -> socket.socket:
+    """TCP alone; its patience ends before the server's for a handshake."""
+    port = int(served.url.rpartition(":")[2])
+    return socket.create_connection(("127.0.0.1", port), timeout=HANDSHAKE_DEADLINE * 0.8)
+
+
+def until_answered(client: httpx.Client) -> bool:
+    """Whether a place for one more connection becomes free; the server learns of an end when its loop comes round."""
+    for _ in range(200):
+        try:
+            return client.get("/v1/health").status_code == 200
+        except httpx.TransportError:
+            continue
+    return False
 
 
 def alert(served: Running, client: Client | None) -> str | None:
@@ -46,7 +64,7 @@ def test_refused_clients_get_the_alert_and_the_log_has_the_reason(
         assert alert(manager, None) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
         assert alert(manager, stranger) == "TLSV1_ALERT_UNKNOWN_CA"
     assert alert(manager, operator_of(manager.home)) is None
-    refused = [record.getMessage() for record in caplog.records if record.name == "keep_manager.tls"]
+    refused = [record.getMessage() for record in caplog.records if record.name == "keep_manager.listener"]
     assert len(refused) == 2
 
 
@@ -150,14 +168,43 @@ def test_a_client_that_does_not_finish_its_body_is_told_so(manager: Running, mon
 def test_connections_beyond_the_cap_are_closed_and_the_others_served(
     manager: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ManagerProtocol, "max_connections", 2)
+    monkeypatch.setattr(BoundedListener, "max_connections", 2)
     clients = [manager.client(), manager.client()]
     for client in clients:
         assert client.get("/v1/health").status_code == 200
-    with connect(manager, tls_context(manager.home, operator_of(manager.home))) as surplus:
-        assert read_to_end(surplus) == b""
+    with raw_connection(manager) as surplus:
+        assert surplus.recv(1) == b""
     for client in clients:
         assert client.get("/v1/health").status_code == 200
+        client.close()
+    assert until_answered(manager.client())
+
+
+def test_a_handshake_counts_as_a_connection(manager: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BoundedListener, "max_connections", 1)
+    with raw_connection(manager), raw_connection(manager) as surplus:
+        assert surplus.recv(1) == b""
+    assert until_answered(manager.client())
+
+
+def test_a_refused_handshake_leaves_no_socket_open_on_our_side(manager: Running) -> None:
+    with raw_connection(manager) as connection:
+        connection.sendall(b"\x16\x03\x01\x00\x05nonsense")
+        received = b""
+        while piece := connection.recv(1024):
+            received += piece
+    # A TLS alert, and the end: the deadline of handshakes is 5 s, the socket's timeout less.
+    assert received[:1] == b"\x15"
+
+
+def test_strangers_cause_a_bounded_number_of_lines(manager: Running, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(40):
+        with raw_connection(manager) as connection:
+            connection.sendall(b"\x16\x03\x01\x00\x05nonsense")
+            while connection.recv(1024):
+                pass
+    lines = [record.getMessage() for record in caplog.records if "TLS handshake with 127.0.0.1:" in record.getMessage()]
+    assert 0 < len(lines) < 30
 
 
 @pytest.mark.parametrize(

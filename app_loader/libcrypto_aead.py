@@ -1,0 +1,131 @@
+"""AES-256-GCM and HKDF-SHA256 of the libcrypto that `app_loader.libcrypto` has found; for keeps that seal."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
+from typing import Final, TypeVar
+
+from app_loader.errors import LibcryptoError
+from app_loader.libcrypto import _checked, _function
+
+KEY_SIZE: Final = 32
+NONCE_SIZE: Final = 12
+TAG_SIZE: Final = 16
+
+_GET_TAG: Final = 0x10
+_SET_TAG: Final = 0x11
+_UTF8_STRING: Final = 4
+_OCTET_STRING: Final = 5
+
+_T = TypeVar("_T")
+
+_cipher_ctx_new = _function("EVP_CIPHER_CTX_new", c_void_p)
+_cipher_ctx_free = _function("EVP_CIPHER_CTX_free", None, c_void_p)
+_cipher_ctx_ctrl = _function("EVP_CIPHER_CTX_ctrl", c_int, c_void_p, c_int, c_int, c_void_p)
+_aes_256_gcm = _function("EVP_aes_256_gcm", c_void_p)
+_encrypt_init = _function("EVP_EncryptInit_ex", c_int, c_void_p, c_void_p, c_void_p, c_char_p, c_char_p)
+_decrypt_init = _function("EVP_DecryptInit_ex", c_int, c_void_p, c_void_p, c_void_p, c_char_p, c_char_p)
+_encrypt_update = _function("EVP_EncryptUpdate", c_int, c_void_p, c_void_p, POINTER(c_int), c_char_p, c_int)
+_decrypt_update = _function("EVP_DecryptUpdate", c_int, c_void_p, c_void_p, POINTER(c_int), c_char_p, c_int)
+_encrypt_final = _function("EVP_EncryptFinal_ex", c_int, c_void_p, c_void_p, POINTER(c_int))
+_decrypt_final = _function("EVP_DecryptFinal_ex", c_int, c_void_p, c_void_p, POINTER(c_int))
+_err_clear_error = _function("ERR_clear_error", None)
+
+
+class _Parameter(ctypes.Structure):
+    """`OSSL_PARAM`, OSSL_PARAM(3)."""
+
+    _fields_ = (
+        ("key", c_char_p),
+        ("data_type", c_uint),
+        ("data", c_void_p),
+        ("data_size", c_size_t),
+        ("return_size", c_size_t),
+    )
+
+
+_kdf_fetch = _function("EVP_KDF_fetch", c_void_p, c_void_p, c_char_p, c_char_p)
+_kdf_free = _function("EVP_KDF_free", None, c_void_p)
+_kdf_ctx_new = _function("EVP_KDF_CTX_new", c_void_p, c_void_p)
+_kdf_ctx_free = _function("EVP_KDF_CTX_free", None, c_void_p)
+_kdf_derive = _function("EVP_KDF_derive", c_int, c_void_p, c_void_p, c_size_t, POINTER(_Parameter))
+
+
+class AuthenticationError(LibcryptoError):
+    """A tag does not fit: another key, another nonce, or anything that was changed."""
+
+
+def hkdf_sha256(key: bytes, *, salt: bytes, info: bytes, size: int = KEY_SIZE) -> bytes:
+    """`size` bytes by extract and expand, RFC 5869."""
+    kdf = _checked(_kdf_fetch(None, b"HKDF", None), "EVP_KDF_fetch")
+    context = None
+    try:
+        context = _checked(_kdf_ctx_new(kdf), "EVP_KDF_CTX_new")
+        given = (
+            (b"digest", _UTF8_STRING, b"SHA256"),
+            (b"key", _OCTET_STRING, key),
+            (b"salt", _OCTET_STRING, salt),
+            (b"info", _OCTET_STRING, info),
+        )
+        # The buffers must live until the derivation; the last, empty parameter ends the list.
+        buffers = [ctypes.create_string_buffer(value, len(value) + 1) for _, _, value in given]
+        parameters = (_Parameter * (len(given) + 1))()
+        for index, (name, kind, value) in enumerate(given):
+            parameters[index] = _Parameter(name, kind, ctypes.addressof(buffers[index]), len(value), 0)
+        derived = ctypes.create_string_buffer(size)
+        _checked(_kdf_derive(context, derived, size, parameters), "EVP_KDF_derive")
+        return derived.raw
+    finally:
+        _kdf_ctx_free(context)
+        _kdf_free(kdf)
+
+
+def encrypt(key: bytes, nonce: bytes, plaintext: bytes, authenticated: bytes) -> bytes:
+    """AES-256-GCM (NIST SP 800-38D): the ciphertext and behind it the tag of 16 bytes."""
+
+    def work(context: int) -> bytes:
+        _checked(_encrypt_init(context, _aes_256_gcm(), None, key, nonce), "EVP_EncryptInit_ex")
+        moved = c_int()
+        _checked(_encrypt_update(context, None, byref(moved), authenticated, len(authenticated)), "EVP_EncryptUpdate")
+        ciphertext = ctypes.create_string_buffer(len(plaintext) + TAG_SIZE)
+        _checked(_encrypt_update(context, ciphertext, byref(moved), plaintext, len(plaintext)), "EVP_EncryptUpdate")
+        # GCM is a stream: there is nothing left to come, but only this completes the tag.
+        _checked(_encrypt_final(context, ctypes.create_string_buffer(TAG_SIZE), byref(moved)), "EVP_EncryptFinal_ex")
+        tag = ctypes.addressof(ciphertext) + len(plaintext)
+        _checked(_cipher_ctx_ctrl(context, _GET_TAG, TAG_SIZE, tag), "EVP_CIPHER_CTX_ctrl")
+        return ciphertext.raw
+
+    return _with_context(key, nonce, work)
+
+
+def decrypt(key: bytes, nonce: bytes, ciphertext: bytes, authenticated: bytes) -> bytes:
+    """What `encrypt` was given. Raises `AuthenticationError`, and gives nothing that is not authentic."""
+    if len(ciphertext) < TAG_SIZE:
+        raise AuthenticationError(f"there are {len(ciphertext)} bytes, and a tag alone has {TAG_SIZE}")
+    content, tag = ciphertext[:-TAG_SIZE], ctypes.create_string_buffer(ciphertext[-TAG_SIZE:], TAG_SIZE)
+
+    def work(context: int) -> bytes:
+        _checked(_decrypt_init(context, _aes_256_gcm(), None, key, nonce), "EVP_DecryptInit_ex")
+        moved = c_int()
+        _checked(_decrypt_update(context, None, byref(moved), authenticated, len(authenticated)), "EVP_DecryptUpdate")
+        plaintext = ctypes.create_string_buffer(max(1, len(content)))
+        _checked(_decrypt_update(context, plaintext, byref(moved), content, len(content)), "EVP_DecryptUpdate")
+        _checked(_cipher_ctx_ctrl(context, _SET_TAG, TAG_SIZE, ctypes.addressof(tag)), "EVP_CIPHER_CTX_ctrl")
+        if _decrypt_final(context, ctypes.create_string_buffer(TAG_SIZE), byref(moved)) != 1:
+            _err_clear_error()
+            raise AuthenticationError("the tag does not fit")
+        return plaintext.raw[: len(content)]
+
+    return _with_context(key, nonce, work)
+
+
+def _with_context(key: bytes, nonce: bytes, work: Callable[[int], _T]) -> _T:
+    if len(key) != KEY_SIZE or len(nonce) != NONCE_SIZE:
+        raise LibcryptoError(f"AES-256-GCM takes a key of {KEY_SIZE} bytes and a nonce of {NONCE_SIZE}")
+    context = _checked(_cipher_ctx_new(), "EVP_CIPHER_CTX_new")
+    try:
+        return work(context)
+    finally:
+        _cipher_ctx_free(context)

@@ -1,0 +1,1 @@
+"""Sealing: root keys of a keep, and envelopes that only they open."""

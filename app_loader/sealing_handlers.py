@@ -1,0 +1,86 @@
+"""What the routes of sealing do."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from typing import TYPE_CHECKING
+
+from app_loader.keep import Keep
+from app_loader.messages import Request, Response, json_response
+from app_loader.secret_handlers import require_attested
+from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.sealing_api import MAX_SEALED_DATA, Sealed, SealRequest, Unsealed, UnsealRequest
+
+if TYPE_CHECKING:
+    from app_loader.sealing.sealer import Sealer
+
+
+async def seal(keep: Keep, request: Request) -> Response:
+    """Seal data so that only this keep, or one like it, unseals it."""
+    # What only keeps that seal need is imported by no other.
+    from app_loader.sealing.errors import SealingError
+
+    request.query()
+    require_attested(keep, request)
+    wanted = await request.json(SealRequest)
+    data = _decoded(wanted.data, "data")
+    if len(data) > MAX_SEALED_DATA:
+        raise RefusalError(ErrorCode.BODY_TOO_LARGE, f"at most {MAX_SEALED_DATA} bytes are sealed at once")
+    try:
+        sealer = await _sealer(keep)
+        sealed, key = sealer.seal(data, purpose=wanted.purpose, bind=wanted.bind, counter=wanted.counter)
+    except SealingError as error:
+        raise _refusal(error) from None
+    return json_response(Sealed(_encoded(sealed), key))
+
+
+async def unseal(keep: Keep, request: Request) -> Response:
+    """Open what was sealed."""
+    from app_loader.sealing.errors import SealingError
+
+    request.query()
+    require_attested(keep, request)
+    wanted = await request.json(UnsealRequest)
+    try:
+        sealer = await _sealer(keep)
+        data, header, protected = sealer.unseal(
+            _decoded(wanted.sealed, "sealed"),
+            purpose=wanted.purpose,
+            allow_rollback=wanted.allow_rollback,
+            expected_counter=wanted.expected_counter,
+        )
+    except SealingError as error:
+        raise _refusal(error) from None
+    return json_response(Unsealed(_encoded(data), header, protected))
+
+
+async def _sealer(keep: Keep) -> Sealer:
+    async with keep.attesting:
+        return await asyncio.to_thread(keep.sealer)
+
+
+def _refusal(error: Exception) -> RefusalError:
+    from app_loader.sealing import errors
+
+    codes = (
+        (errors.RollbackError, ErrorCode.ROLLBACK_REFUSED),
+        (errors.UnknownKeyError, ErrorCode.SEALING_KEY_UNKNOWN),
+        (errors.MalformedEnvelopeError, ErrorCode.SEALED_INVALID),
+        (errors.UnsealError, ErrorCode.SEALED_INVALID),
+        (errors.PurposeError, ErrorCode.SEALED_INVALID),
+        (errors.SelectorError, ErrorCode.FIELD_INVALID),
+    )
+    code = next((code for kind, code in codes if isinstance(error, kind)), ErrorCode.SEALING_UNAVAILABLE)
+    return RefusalError(code, str(error), field="$.bind" if code is ErrorCode.FIELD_INVALID else None)
+
+
+def _encoded(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode()
+
+
+def _decoded(text: str, field: str) -> bytes:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        raise RefusalError(ErrorCode.FIELD_INVALID, "this is not base64", field=f"$.{field}") from None

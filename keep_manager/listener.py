@@ -1,0 +1,102 @@
+"""The manager's listening socket: bounds what strangers can hold open, and tells handshakes whose they are."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+from keep_manager.config import Address
+from keep_manager.errors import ConfigurationError
+
+_logger = logging.getLogger(__name__)
+
+BACKLOG = 512
+
+
+class Accepted(socket.socket):
+    """One accepted connection, from its handshake to its end."""
+
+    current: ClassVar[ContextVar[Accepted]] = ContextVar("accepted")
+    """The connection that the running callback belongs to: asyncio copies the context when it accepts."""
+
+    peer = "?"
+    _listener: BoundedListener | None = None
+
+    def close(self) -> None:
+        if self._listener is not None:
+            self._listener.open_connections -= 1
+            self._listener = None
+        super().close()
+
+    def end_our_direction(self) -> None:
+        """After an alert, so that the client leaves instead of waiting for the handshake's deadline."""
+        with contextlib.suppress(OSError):
+            self.shutdown(socket.SHUT_WR)
+
+    def refused(self, reason: str) -> None:
+        """Log a handshake that failed, as often as the listener admits."""
+        if self._listener is not None:
+            self._listener.warn("TLS handshake with %s refused: %s", self.peer, reason)
+
+
+class BoundedListener(socket.socket):
+    """Closes connections beyond `max_connections` at once, handshakes counted: each costs asyncio 290 KiB."""
+
+    max_connections: ClassVar[int] = 256
+    _BURST: ClassVar[float] = 10.0
+    """Lines that strangers may cause at once; one a second after that."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.open_connections = 0
+        self._allowance = self._BURST
+        self._last = time.monotonic()
+        self._suppressed = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        while True:
+            descriptor, address = self._accept()  # type: ignore[attr-defined]
+            connection = Accepted(self.family, self.type, self.proto, fileno=descriptor)
+            connection.peer = f"{address[0]}:{address[1]}"
+            if self.open_connections >= self.max_connections:
+                connection.close()
+                self.warn("connection of %s closed: %d are open", connection.peer, self.max_connections)
+                continue
+            self.open_connections += 1
+            connection._listener = self
+            Accepted.current.set(connection)
+            return connection, address
+
+    def warn(self, message: str, *arguments: object) -> None:
+        now = time.monotonic()
+        self._allowance = min(self._BURST, self._allowance + now - self._last)
+        self._last = now
+        if self._allowance < 1:
+            self._suppressed += 1
+            return
+        self._allowance -= 1
+        if self._suppressed:
+            _logger.warning("%d further refusals were not logged", self._suppressed)
+            self._suppressed = 0
+        _logger.warning(message, *arguments)
+
+
+def listen_on(address: Address) -> BoundedListener:
+    """A listening socket for the manager. Raises `ConfigurationError`."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    # With the protocol: asyncio sets TCP_NODELAY only on sockets that name it, and without that a response in two
+    # writes waits 40 ms for the peer's delayed acknowledgement.
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    listener = BoundedListener(family, kind, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.host, address.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"the manager cannot listen on {address}: {error.strerror}") from None
+    return listener
