@@ -13,13 +13,14 @@ from keep_client import (
     KeepClientError,
     ManagerClient,
     Source,
-    connect_keep,
     follow_run,
 )
 from keep_protocol import __version__
 from keep_protocol.keep_api import Run, RunRequest
 from keep_protocol.states import KeepState
 from testers.deployment import Deployment, add_connection_options, error_line, printable
+from testers.keepctl.command import add_policy_option
+from testers.keepctl.connecting import open_keep
 from testers.keepctl.exit_status import FAILED, exit_status, explanation
 from testers.keepctl.streams import STDERR, STDOUT, write_all
 
@@ -28,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the guest's exit status, as `keepctl run` does; 125 for errors that are not the guest's."""
     options = _parser().parse_args(arguments)
     try:
-        with Deployment.from_options(options).connect() as manager:
+        deployment = Deployment.from_options(options)
+        with deployment.connect() as manager:
             ref = options.keep or _choose(manager, yes=options.yes)
             wasm = Source.from_file(options.wasm or _ask_for_wasm(yes=options.yes))
-            with connect_keep(manager, ref) as keep:
+            with open_keep(manager, deployment, ref, options.policy) as keep:
                 _verify(keep)
                 _load(keep, wasm)
                 run = _run(keep, Path(wasm.name).name, tuple(options.arg))
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep", metavar="KEEP", help="id or name (default: ask, or the newest with --yes)")
     parser.add_argument("--wasm", metavar="FILE", type=Path, help="the workload (default: ask)")
     parser.add_argument("--arg", metavar="A", action="append", default=[], help="an argument for it")
+    add_policy_option(parser)
     parser.add_argument("--yes", action="store_true", help="ask nothing")
     parser.add_argument("--version", action="version", version=f"app-loader-tester {__version__}")
     return parser
@@ -85,7 +88,7 @@ def _ask_for_wasm(*, yes: bool) -> Path:
 
 def _verify(keep: KeepClient) -> None:
     status = keep.verify()
-    print(f"verified: keep {printable(status.id)} at {keep.endpoint} has the expected key {keep.pin.spki_sha256[:16]}…")
+    print(f"verified: keep {printable(status.id)} at {keep.endpoint} {keep.peer.label}")
     print(f"you are its {', '.join(status.you)}")
 
 

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from keep_client import KeepClientError, ManagerClient, connect_keep, new_spec
+from keep_client import KeepClientError, ManagerClient, new_spec
 from keep_protocol import __version__
 from keep_protocol.manager_api import Keep
 from keep_protocol.states import KeepState
 from testers.deployment import Deployment, add_connection_options, error_line, printable
+from testers.keepctl.connecting import open_keep
 from testers.keepctl.specification import principals_of
 
 HELLO = Path(__file__).resolve().parent.parent / "examples" / "hello" / "hello.wasm"
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _report(manager)
             made = _make(manager, deployment, _count(options))
             chosen = made[0] if made else _ready(manager)
-            _prepare(manager, chosen)
+            _prepare(manager, deployment, chosen)
     except (KeepClientError, OSError) as error:
         print(f"keep-manager-tester: {error_line(error)}", file=sys.stderr)
         return 1
@@ -102,10 +103,10 @@ def _ready(manager: ManagerClient) -> Keep:
     raise KeepClientError("no keep is ready: make one with --keeps 1")
 
 
-def _prepare(manager: ManagerClient, keep: Keep) -> None:
-    with connect_keep(manager, keep) as client:
+def _prepare(manager: ManagerClient, deployment: Deployment, keep: Keep) -> None:
+    with open_keep(manager, deployment, keep.id) as client:
         status = client.verify()
-        print(f"prepared: keep {keep.id} has the expected key {client.pin.spki_sha256[:16]}…")
+        print(f"prepared: keep {keep.id} {client.peer.label}")
         print(
             f"  its app-loader {printable(status.version)} waits at {keep.endpoint}, workload: {status.workload.state}"
         )

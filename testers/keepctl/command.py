@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testers.deployment import add_connection_options
@@ -44,3 +45,8 @@ def add_common_options(parser: argparse.ArgumentParser, *, default: object = Non
         default=False if default is None else default,
         help="machine-readable output on standard output",
     )
+
+
+def add_policy_option(parser: argparse.ArgumentParser) -> None:
+    """`--policy`, for commands that judge evidence."""
+    parser.add_argument("--policy", metavar="FILE", type=Path, help="what evidence must satisfy (keepctl policy init)")

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keep_client import connect_keep
 from testers.deployment import Deployment
-from testers.keepctl.command import add_command
+from testers.keepctl.command import add_command, add_policy_option
+from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import show_json
 from testers.keepctl.fetching import fetch
 from testers.keepctl.guest_paths import Location, locate
@@ -32,6 +32,7 @@ def register(subparsers: Subparsers) -> None:
         details="GUEST is a path in /input, /output or /data; one that ends in / is a folder to put LOCAL into.",
     )
     put.add_argument("keep", metavar="KEEP", help="id or name")
+    add_policy_option(put)
     put.add_argument("local", metavar="LOCAL", help="file or folder; - for standard input")
     put.add_argument("guest", metavar="GUEST", help="where guests see it")
     get = add_command(
@@ -43,6 +44,7 @@ def register(subparsers: Subparsers) -> None:
         details="Existing local files are replaced, links never followed.",
     )
     get.add_argument("keep", metavar="KEEP", help="id or name")
+    add_policy_option(get)
     get.add_argument("guest", metavar="GUEST", help="a path in /input, /output or /data")
     get.add_argument("local", metavar="LOCAL", help="file or folder; - for standard output")
 
@@ -54,7 +56,8 @@ def sent_to(local: str, guest: str, place: Location) -> Location:
 
 def _put(options: argparse.Namespace) -> int:
     place = locate(options.guest)
-    with Deployment.from_options(options).connect() as manager, connect_keep(manager, options.keep) as keep:
+    deployment = Deployment.from_options(options)
+    with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
         if options.local == STANDARD_STREAM:
             with standard_input() as source:
                 send_file(keep, source, place)
@@ -68,7 +71,8 @@ def _put(options: argparse.Namespace) -> int:
 
 def _get(options: argparse.Namespace) -> int:
     place = locate(options.guest)
-    with Deployment.from_options(options).connect() as manager, connect_keep(manager, options.keep) as keep:
+    deployment = Deployment.from_options(options)
+    with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
         if options.local == STANDARD_STREAM:
             for chunk in keep.read_file(place.area, place.path):
                 sys.stdout.buffer.write(chunk)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from keep_client import KeepClientError, connect_keep, new_spec
+from keep_client import KeepClientError, new_spec
 from keep_protocol.manager_api import Keep, KeepDetail
+from keep_protocol.spec import KeepSpec, canonical, spec_digest
 from testers.deployment import Deployment, printable
 from testers.keepctl.command import add_command
+from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import say, show_fields, show_json, show_table
 from testers.keepctl.quantities import size_text
-from testers.keepctl.specification import add_limit_options, allowance, limits_of, principals_of
+from testers.keepctl.specification import (
+    add_evidence_options,
+    add_limit_options,
+    allowance,
+    evidence_of,
+    limits_of,
+    principals_of,
+)
+from testers.keepctl.trust_store import TrustedKeep, TrustStore, policy_table
 
 if TYPE_CHECKING:
     from testers.keepctl.command import Handler, Subparsers
@@ -28,9 +38,11 @@ def register(subparsers: Subparsers) -> None:
         examples=(
             "keepctl create --name prices --memory 1G --cpu 200",
             "keepctl create --allow data-provider=alice.pem --allow auditor=spiffe://example.org/user/bob",
-            "keepctl create --json",
+            "keepctl create --evidence tpm --policy production.toml",
         ),
-        details="You become its owner. Others are let in by --allow only; the operator has no rights inside a keep.",
+        details="You become its owner. Others are let in by --allow only; the operator has no rights inside a keep.\n"
+        "With --evidence its spec's digest is remembered in the trust store, so that a host which starts it from\n"
+        "another spec is caught; with --policy the policy too, which every later command for it demands.",
     )
     create.add_argument("--name", help="1 to 63 of A-Z a-z 0-9 . _ - (default: chosen by the manager)")
     create.add_argument(
@@ -41,6 +53,7 @@ def register(subparsers: Subparsers) -> None:
         default=[],
         help="let in WHO (a certificate file or a SPIFFE id) as owner, data-provider, result-consumer, caller, auditor",
     )
+    add_evidence_options(create)
     add_limit_options(create)
     add_command(
         subparsers, "ls", "list your keeps", _list, examples=("keepctl ls", "keepctl ls --json | jq -r '.[].id'")
@@ -77,12 +90,19 @@ def register(subparsers: Subparsers) -> None:
 
 def _create(options: argparse.Namespace) -> int:
     deployment = Deployment.from_options(options)
-    spec = new_spec(principals=principals_of(deployment, options.allow), limits=limits_of(options))
+    evidence = evidence_of(options)
+    policy = None if options.policy is None else policy_table(options.policy)
+    spec = new_spec(principals=principals_of(deployment, options.allow), limits=limits_of(options), evidence=evidence)
     with deployment.connect() as manager:
         keep = manager.create_keep(spec, name=options.name)
+        if evidence is not None:
+            _remember(TrustStore.of(deployment), keep, spec, policy)
         try:
-            with connect_keep(manager, keep) as client:
-                client.verify()
+            if evidence is None or policy is not None:
+                with open_keep(manager, deployment, keep.id) as client:
+                    client.verify()
+            else:
+                say(f"keep {keep.id} is not verified: look at it with `keepctl trust {keep.id}`, or give --policy")
         except KeepClientError:
             say(f"keep {keep.id} was made and cannot be verified: `keepctl rm {keep.id}` removes it")
             raise
@@ -93,6 +113,15 @@ def _create(options: argparse.Namespace) -> int:
     return 0
 
 
+def _remember(store: TrustStore, keep: Keep, spec: KeepSpec, policy: dict[str, Any] | None) -> None:
+    if (former := store.find(keep.name)) is not None:
+        # Of a keep that is gone; names are used again.
+        store.forget(former.keep)
+    # Of the spec that we wrote, whatever the manager says it made.
+    digest = spec_digest(canonical(spec))
+    store.write(TrustedKeep(keep=keep.id, name=keep.name, spec_digest=digest, policy=policy))
+
+
 def _list(options: argparse.Namespace) -> int:
     with Deployment.from_options(options).connect() as manager:
         found = manager.list_keeps()
@@ -100,9 +129,12 @@ def _list(options: argparse.Namespace) -> int:
         show_json(found.keeps)
         return 0
     show_table(
-        ("ID", "NAME", "STATE", "ENDPOINT", "PID", "CREATED", "OWNER"),
+        ("ID", "NAME", "STATE", "EVIDENCE", "ENDPOINT", "PID", "CREATED", "OWNER"),
         [
-            (keep.id, keep.name, keep.state, keep.endpoint, str(keep.pid or "-"), keep.created_at, keep.owner)
+            (
+                *(keep.id, keep.name, keep.state, keep.evidence or "-", keep.endpoint, str(keep.pid or "-")),
+                *(keep.created_at, keep.owner),
+            )
             for keep in found.keeps
         ],
     )
@@ -133,6 +165,7 @@ def _show_detail(detail: KeepDetail) -> None:
             "state": f"{keep.state}{f': {keep.reason}' if keep.reason else ''}{' (stale)' if keep.stale else ''}",
             "desired": keep.desired,
             "backend": keep.backend,
+            "evidence": keep.evidence or "none: pinned by the manager's word",
             "endpoint": keep.endpoint,
             "process": None if keep.pid is None else str(keep.pid),
             "invocation": keep.invocation,
@@ -186,9 +219,14 @@ def _report(keep: Keep, *, json: bool) -> None:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    with Deployment.from_options(options).connect() as manager:
+    deployment = Deployment.from_options(options)
+    store = TrustStore.of(deployment)
+    with deployment.connect() as manager:
         for ref in options.keeps:
+            known = store.find(ref)
             manager.remove_keep(ref)
+            if known is not None:
+                store.forget(known.keep)
             if not options.json:
                 print(f"{printable(ref)}  removed")
     if options.json:

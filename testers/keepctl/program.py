@@ -10,7 +10,23 @@ from collections.abc import Sequence
 from keep_client import KeepClientError
 from keep_protocol import __version__
 from testers.deployment import error_line
-from testers.keepctl import completion, events, files, identities, keeps, run, workloads
+from testers.keepctl import (
+    attest,
+    certificate,
+    completion,
+    events,
+    files,
+    identities,
+    keeps,
+    policies,
+    run,
+    sealing,
+    secrets,
+    trust,
+    verify,
+    watch,
+    workloads,
+)
 from testers.keepctl.command import add_common_options
 from testers.keepctl.console import say
 
@@ -30,7 +46,22 @@ def build_parser() -> argparse.ArgumentParser:
     add_common_options(parser)
     parser.set_defaults(failure=FAILURE)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for subject in (keeps, events, workloads, run, files, identities):
+    for subject in (
+        keeps,
+        events,
+        workloads,
+        run,
+        files,
+        secrets,
+        sealing,
+        attest,
+        trust,
+        certificate,
+        verify,
+        watch,
+        policies,
+        identities,
+    ):
         subject.register(subparsers)
     completion.register(subparsers, parser)
     return parser

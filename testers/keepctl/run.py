@@ -29,11 +29,12 @@ from keep_client import (
 from keep_client.following import Sink
 from keep_protocol.errors import ErrorCode
 from keep_protocol.keep_api import Mount, Run, RunRequest
-from keep_protocol.spec import DEFAULT_LIMITS, Limits, MiB
+from keep_protocol.spec import DEFAULT_LIMITS, Limits, MiB, canonical, spec_digest
 from keep_protocol.states import WorkloadState
 from testers.deployment import Deployment, error_line
 from testers.keepctl import guest_paths
 from testers.keepctl.command import add_command
+from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import run_document, say, show_json
 from testers.keepctl.exit_status import FAILED, exit_status, explanation
 from testers.keepctl.fetching import fetch
@@ -41,10 +42,12 @@ from testers.keepctl.files import sent_to
 from testers.keepctl.guest_paths import Folder, Location, Transfer, folder_mounts, locate, run_mounts
 from testers.keepctl.interruption import Interrupted, interruptible
 from testers.keepctl.quantities import duration, size
+from testers.keepctl.secrets import secret_use
 from testers.keepctl.sending import Entry, entries_of, send
-from testers.keepctl.specification import principals_of
+from testers.keepctl.specification import add_evidence_options, evidence_of, principals_of
 from testers.keepctl.streams import STDERR, STDIN, STDOUT, file_chunks, read_chunks, write_all
 from testers.keepctl.temporary_keep import temporary_keep
+from testers.keepctl.trust_store import policy_from_file
 from testers.keepctl.workloads import load
 
 if TYPE_CHECKING:
@@ -103,6 +106,7 @@ def register(subparsers: Subparsers) -> None:
             "cat data | keepctl run echo.wasm --stdin - --timeout 30s --memory 64M",
             "keepctl run build.wasm --dir src:/src:ro --dir out:/out --get /out/result:result",
             "keepctl run --keep prices hello.wasm --env LANG=C --arg=-v",
+            "keepctl run --evidence tpm --policy production.toml hello.wasm",
         ),
         details=_DETAILS,
     )
@@ -110,6 +114,14 @@ def register(subparsers: Subparsers) -> None:
     run.add_argument("--keep", metavar="KEEP", help="id or name of a keep (default: make one for this run)")
     run.add_argument("--arg", metavar="A", action="append", default=[], help="an argument; before those after --")
     run.add_argument("--env", metavar="K=V", type=_variable, action="append", default=[], help="a variable")
+    run.add_argument(
+        "--secret",
+        metavar="NAME[=ENV|:/PATH]",
+        type=secret_use,
+        action="append",
+        default=[],
+        help="a secret that the keep holds, as a variable or a file (keepctl secret put)",
+    )
     run.add_argument("--stdin", metavar="FILE|-", help="standard input, - for our own (default: none)")
     for name, metavar, kind, text in (
         ("--put", "LOCAL:GUEST", guest_paths.put, "send a file or folder before the run"),
@@ -119,6 +131,7 @@ def register(subparsers: Subparsers) -> None:
         run.add_argument(name, metavar=metavar, type=kind, action="append", default=[], help=text)
     run.add_argument("--memory", metavar="SIZE", type=size, help="memory of the guest, such as 64M")
     run.add_argument("--timeout", metavar="TIME", type=duration, help="time for the run, such as 30s")
+    add_evidence_options(run)
     # The guest's own arguments are split off before parsing: argparse would take them for ours.
     run.usage = "%(prog)s [options] FILE.wasm [-- ARGUMENT...]"
     run.set_defaults(failure=FAILED)
@@ -152,6 +165,8 @@ def _job(options: argparse.Namespace) -> Job:
     wasm = Source.from_file(options.file)
     if options.stdin not in (None, "-") and not Path(options.stdin).exists():
         raise InvalidArgumentError(f"{options.stdin} does not exist: --stdin takes a file, or -")
+    if options.secret and options.keep is None:
+        raise InvalidArgumentError("a keep that is made for one run holds no secrets: name one with --keep")
     folders: list[Folder] = options.dir
     puts: list[Transfer] = options.put
     gets: list[Transfer] = options.get
@@ -169,6 +184,7 @@ def _job(options: argparse.Namespace) -> Job:
             mounts=run_mounts(mounts, [transfer.guest for transfer in (*puts, *gets)]),
             memory=options.memory,
             timeout=options.timeout,
+            secrets=tuple(options.secret),
         ),
         folders=tuple(
             (Location(mount.area, mount.path), entries_of(folder.local))
@@ -188,11 +204,25 @@ def _put(transfer: Transfer, mounts: tuple[Mount, ...]) -> tuple[Location, list[
 @contextmanager
 def _keep(options: argparse.Namespace, deployment: Deployment, manager: ManagerClient) -> Iterator[KeepClient]:
     if options.keep is not None:
-        with connect_keep(manager, options.keep) as client:
+        if options.evidence is not None:
+            raise InvalidArgumentError("--evidence is for the keep that a run makes: a keep that exists has its own")
+        with open_keep(manager, deployment, options.keep, options.policy) as client:
             yield client
         return
-    spec = new_spec(principals=principals_of(deployment, []), limits=_limits(options.memory, options.timeout))
-    with temporary_keep(manager, spec) as keep, connect_keep(manager, keep) as client:
+    evidence = evidence_of(options)
+    if evidence is not None and options.policy is None:
+        raise InvalidArgumentError("a keep that is made for one run needs to be told what to prove: give --policy FILE")
+    policy = None if options.policy is None else policy_from_file(options.policy)
+    spec = new_spec(
+        principals=principals_of(deployment, []),
+        limits=_limits(options.memory, options.timeout),
+        evidence=evidence,
+    )
+    digest = None if policy is None else spec_digest(canonical(spec))
+    with (
+        temporary_keep(manager, spec) as keep,
+        connect_keep(manager, keep, policy=policy, spec_digest=digest) as client,
+    ):
         yield client
 
 

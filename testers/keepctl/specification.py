@@ -9,9 +9,11 @@ import msgspec
 
 from keep_client import InvalidArgumentError, named_principal, principal_of
 from keep_client.identity import check_spiffe_id
+from keep_protocol.evidence import EvidenceKind
 from keep_protocol.spec import DEFAULT_LIMITS, Limits, Principal
 from keep_protocol.states import KeepRole
 from testers.deployment import Deployment, read_pem
+from testers.keepctl.command import add_policy_option
 from testers.keepctl.quantities import percentage, size, size_text, whole_duration
 
 
@@ -38,6 +40,26 @@ def limits_of(options: argparse.Namespace) -> Limits:
     return msgspec.structs.replace(
         DEFAULT_LIMITS, **{field: value for field, value in given.items() if value is not None}
     )
+
+
+def add_evidence_options(parser: argparse.ArgumentParser) -> None:
+    """What a new keep has to prove itself with, and to what."""
+    parser.add_argument(
+        "--evidence",
+        metavar="KIND",
+        choices=[*EvidenceKind],
+        help=f"what it proves itself with: {', '.join(EvidenceKind)}",
+    )
+    add_policy_option(parser)
+
+
+def evidence_of(options: argparse.Namespace) -> EvidenceKind | None:
+    """What `--evidence` says. Raises `InvalidArgumentError` for a policy without it, which would demand it in vain."""
+    if options.evidence is None:
+        if options.policy is not None:
+            raise InvalidArgumentError("--policy is for keeps that prove themselves: give --evidence too")
+        return None
+    return EvidenceKind(options.evidence)
 
 
 def allowance(text: str) -> tuple[KeepRole, str]:

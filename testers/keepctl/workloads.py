@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keep_client import KeepClient, Source, connect_keep
+from keep_client import KeepClient, Source
 from keep_client.keep_calls import OutputStream
 from keep_protocol.keep_api import Run, WorkloadInfo
 from testers.deployment import Deployment
-from testers.keepctl.command import add_command
+from testers.keepctl.command import add_command, add_policy_option
+from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import run_document, show_json, show_table, upload_bar
 from testers.keepctl.quantities import size_text
 from testers.keepctl.streams import STDOUT, write_all
@@ -30,6 +31,7 @@ def register(subparsers: Subparsers) -> None:
         details="What was loaded before is replaced, and /output is emptied.",
     )
     load.add_argument("keep", metavar="KEEP", help="id or name")
+    add_policy_option(load)
     load.add_argument("file", metavar="FILE.wasm", type=Path)
     runs = add_command(
         subparsers,
@@ -39,6 +41,7 @@ def register(subparsers: Subparsers) -> None:
         examples=("keepctl runs prices", "keepctl runs prices --json | jq '.[-1].exit'"),
     )
     runs.add_argument("keep", metavar="KEEP", help="id or name")
+    add_policy_option(runs)
     output = add_command(
         subparsers,
         "output",
@@ -47,6 +50,7 @@ def register(subparsers: Subparsers) -> None:
         examples=("keepctl output prices 5d2f", "keepctl output prices 5d2f --stderr --follow"),
     )
     output.add_argument("keep", metavar="KEEP", help="id or name")
+    add_policy_option(output)
     output.add_argument("run", metavar="RUN", help="id of the run")
     output.add_argument("--stderr", action="store_true", help="standard error instead of standard output")
     output.add_argument("--follow", "-f", action="store_true", help="go on until the run has exited")
@@ -60,7 +64,8 @@ def load(keep: KeepClient, source: Source) -> WorkloadInfo:
 
 def _load(options: argparse.Namespace) -> int:
     source = Source.from_file(options.file)
-    with Deployment.from_options(options).connect() as manager, connect_keep(manager, options.keep) as keep:
+    deployment = Deployment.from_options(options)
+    with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
         info = load(keep, source)
     if options.json:
         show_json(info)
@@ -70,7 +75,8 @@ def _load(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    with Deployment.from_options(options).connect() as manager, connect_keep(manager, options.keep) as keep:
+    deployment = Deployment.from_options(options)
+    with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
         runs = keep.list_runs().runs
     if options.json:
         show_json([run_document(run) for run in runs])
@@ -91,7 +97,8 @@ def _exit(run: Run) -> str:
 
 def _output(options: argparse.Namespace) -> int:
     stream: OutputStream = "stderr" if options.stderr else "stdout"
-    with Deployment.from_options(options).connect() as manager, connect_keep(manager, options.keep) as keep:
+    deployment = Deployment.from_options(options)
+    with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
         for chunk in keep.output(options.run, stream, follow=options.follow):
             write_all(STDOUT, chunk)
     return 0

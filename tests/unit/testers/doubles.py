@@ -74,6 +74,8 @@ class FakeKeep:
         self.id = secrets.token_hex(8)
         self.name = name
         self.spec = spec
+        self.evidence = spec.evidence
+        """What the manager says; a keep here never has any."""
         self.state = KeepState.READY
         self.deployment = deployment
         self.pair: Pair = keep_certificate()
@@ -105,6 +107,7 @@ class FakeKeep:
             reason=None,
             desired=Desired.RUNNING,
             backend=Backend.PROCESS,
+            evidence=self.evidence,
             endpoint=self.server.endpoint,
             certificate=self.pair.certificate,
             invocation="f" * 32,
@@ -120,7 +123,7 @@ class FakeKeep:
         """What principals need."""
         spki = KeepPin.from_certificate(self.pair.certificate).spki_sha256
         endpoint, certificate = self.server.endpoint, self.pair.certificate
-        return KeepRecord(self.id, endpoint, certificate, spki, Backend.PROCESS, self.digest, "f" * 32)
+        return KeepRecord(self.id, endpoint, certificate, spki, Backend.PROCESS, self.evidence, self.digest, "f" * 32)
 
     def respond(self, received: Received) -> Reply:
         """The keep's API."""
@@ -260,7 +263,9 @@ class FakeDeployment:
                 roles = ("operator",)
                 return json_reply(Health("ok", "1", "0" * 8, "private", "no systemd", True, NOW, OPERATOR, roles))
             case "GET", "v1", "backends":
-                return json_reply(BackendList((BackendInfo(Backend.PROCESS, True, (Check("wasmtime", True, "50"),)),)))
+                return json_reply(
+                    BackendList((BackendInfo(Backend.PROCESS, True, (Check("wasmtime", True, "50"),)),), ())
+                )
             case "POST", "v1", "keeps":
                 request = msgspec.json.decode(received.body, type=CreateKeep)
                 keep = self.add(request.spec, request.name)

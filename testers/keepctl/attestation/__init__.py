@@ -1,0 +1,1 @@
+"""What the commands about evidence have in common. Imported by their handlers only: verifiers take time to load."""

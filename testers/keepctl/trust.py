@@ -1,0 +1,89 @@
+"""`keepctl trust`: shows what a keep is, and pins it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from keep_client import InvalidArgumentError
+from testers.deployment import Deployment
+from testers.keepctl.command import add_command
+from testers.keepctl.console import say, show_json
+from testers.keepctl.trust_store import TrustedKeep, TrustStore
+
+if TYPE_CHECKING:
+    from testers.keepctl.command import Subparsers
+
+REFUSED = 1
+
+
+def register(subparsers: Subparsers) -> None:
+    """Declare this command."""
+    trust = add_command(
+        subparsers,
+        "trust",
+        "look at what a keep proves, and demand just that from now on",
+        _trust,
+        examples=("keepctl trust prices", "keepctl trust prices --yes --json"),
+        details="What is pinned goes into the trust store, which every later command for this keep uses:\n"
+        "measurements, platform and the spec's digest. Compare them with what you know: it trusts what it sees.\n"
+        "What no reference value can excuse (debug, an outdated platform) is refused here too.",
+    )
+    trust.add_argument("keep", metavar="KEEP", help="id or name")
+    trust.add_argument("--yes", action="store_true", help="ask nothing")
+
+
+def _trust(options: argparse.Namespace) -> int:
+    from keep_attestation.ratls.peer import ExpectedKeep
+    from testers.keepctl.attestation.observation import observe
+    from testers.keepctl.attestation.reference_values import PolicyOfWhatIsThere, reference_values
+    from testers.keepctl.attestation.verdict_document import verdict_document
+    from testers.keepctl.attestation.verdict_text import verdict_lines
+
+    deployment = Deployment.from_options(options)
+    store = TrustStore.of(deployment)
+    known = store.find(options.keep)
+    with deployment.connect() as manager:
+        detail = manager.get_keep(options.keep if known is None else known.keep).keep
+        # The spec that was asked for is known where the keep was made; elsewhere its digest is part of what is pinned.
+        digest = None if known is None or known.spec_digest is None else bytes.fromhex(known.spec_digest)
+        expected = ExpectedKeep(keep=detail.id if known is None else known.keep, spec_sha256=digest)
+        seen = observe(detail.endpoint, manager.credentials, PolicyOfWhatIsThere(name="what is there"), expected)
+    if seen.verdict is None:
+        say(f"keep {options.keep} cannot be trusted: {seen.refusal}")
+        return REFUSED
+    verdict, claims = seen.verdict.verdict, seen.verdict.claims
+    if not options.json:
+        print("\n".join(verdict_lines(verdict, claims=claims)))
+    if not verdict.accepted or claims is None:
+        if options.json:
+            show_json(verdict_document(verdict, claims))
+        say("nothing was pinned; for evidence that you accept all the same write a policy (`keepctl policy init`)")
+        return REFUSED
+    if known is not None and known.policy is not None:
+        say(f"a policy for this keep is in {store.folder} already; what is pinned now takes its place")
+    if not options.yes and not _confirmed():
+        say("nothing was pinned")
+        return REFUSED
+    table = reference_values(verdict.kind, verdict.facts, pin=True)
+    path = store.write(
+        TrustedKeep(
+            keep=claims.keep,
+            # A name is the manager's to give, so what the user called the keep by counts more.
+            name=detail.name if options.keep == claims.keep else options.keep,
+            spec_digest=claims.spec_sha256.hex(),
+            policy={"name": f"keep {claims.keep}", verdict.kind.value: table},
+        )
+    )
+    if options.json:
+        show_json({**verdict_document(verdict, claims), "pinned": str(path)})
+    else:
+        print(f"\npinned in {path}")
+    return 0
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        raise InvalidArgumentError("nobody can be asked: look at the facts above, and give --yes")
+    return input("\nDemand just this of the keep from now on? [y/N] ").strip().lower() in ("y", "yes")
