@@ -10,7 +10,19 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import attestation, cold_start, cpu, machine, memory, rediscovery, report, upload, warm_run
+from benchmarks import (
+    attestation,
+    attested_handshake,
+    attested_start,
+    cold_start,
+    cpu,
+    machine,
+    memory,
+    rediscovery,
+    report,
+    upload,
+    warm_run,
+)
 from benchmarks.measurement import Omission, Row
 from benchmarks.session import Session
 
@@ -24,6 +36,8 @@ SUBJECTS: dict[str, Callable[[Session], list[Row | Omission]]] = {
     "rediscovery": rediscovery.measure,
     "upload": upload.measure,
     "attestation": attestation.measure,
+    "attested_handshake": attested_handshake.measure,
+    "attested_start": attested_start.measure,
 }
 
 ROUNDS = 20

@@ -18,10 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from app_loader.attesters.simulated import attest
+from app_loader.sealing.envelope import seal
 from keep_attestation.event_log import EventType, HashAlgorithm
 from keep_attestation.key_release.kbs import public_jwk
 from keep_protocol.cmw import cmw_extension, encode_endorsements
 from keep_protocol.evidence import encode_claims
+from tests.unit.app_loader.sealing.test_envelope import LABEL
 from tests.unit.keep_attestation.azure.forge import AzureVm
 from tests.unit.keep_attestation.event_log.forge import agile_log, measured
 from tests.unit.keep_attestation.event_log.test_ccel_table import table as ccel_table
@@ -158,6 +160,7 @@ _MADE: Mapping[str, Callable[[], list[bytes]]] = {
     ],
     "ratls_extensions": lambda: [value for _, extensions in GOOD.values() for value in extensions.values()],
     "ratls_request": lambda: [make_request(key, extensions) for key, extensions in GOOD.values()],
+    "sealed_envelope": lambda: [seal(bytes(32), b"sealed", LABEL)],
     "simulated_evidence": lambda: [attest(bytes(64), bytes(32))],
     "snp_certificate_table": lambda: [table((VCEK, b"vcek"), (UUID(int=1), b"other")), *_certificates()],
     "snp_endorsement_answers": lambda: [json.loads(_intel().collateral("tdx"))["tcb_info"].encode(), *_quotes()],
