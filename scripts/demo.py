@@ -175,7 +175,9 @@ def demonstrate() -> None:
         again = run("keepctl", "output", "demo", runs[1]["id"])
         expect(again == counted, f"the output is now {again!r}")
 
-        explain("The keep is removed with all it held; then the manager and all that it started is ended.")
+        prove()
+
+        explain("The keeps are removed with all they held; then the manager and all that it started is ended.")
         run("keepctl", "rm", "demo")
         expect(json.loads(run("keepctl", "ls", "--json", show=False)) == [], "the keep is still listed")
         run("keep-manager", "down")
@@ -184,6 +186,30 @@ def demonstrate() -> None:
     left = remains(frozenset({facts["deployment"].encode(), facts["runtime"].encode()}))
     expect(not left, f"still running: {', '.join(left)}")
     print("\nNothing is left running.", flush=True)
+
+
+def prove() -> None:
+    """A keep that proves what it is, and one that is not it. Raises `UnexpectedError`."""
+    explain("A keep that proves itself, here with evidence that is only simulated: nothing is believed of its host.")
+    run("keepctl", "create", "--name", "proven", "--evidence", "simulated")
+
+    explain("We look at what it shows, and pin it: from now on every connection demands just this, fresh and its own.")
+    run("keepctl", "trust", "proven", "--yes")
+    greeting = run("keepctl", "run", "--keep", "proven", HELLO)
+    expect(greeting == "Hello, world!\n", f"hello printed {greeting!r}")
+
+    explain("A policy for production accepts no simulation: refused in the handshake, before a byte is sent.")
+    run("keepctl", "policy", "init", "snp", "tdx", "nitro", "-o", f"{HOME}/production.toml")
+    run("keepctl", "runs", "proven", "--policy", f"{HOME}/production.toml", status=1)
+
+    explain("An impostor: the same code on the same host under another spec, which the host passes off as our keep.")
+    run("keepctl", "create", "--name", "impostor", "--evidence", "simulated")
+    keeps = {keep["name"]: keep["id"] for keep in json.loads(run("keepctl", "ls", "--json", show=False))}
+    pinned = HOME / "trust" / f"{keeps['proven']}.toml"
+    forged = pinned.read_text().replace(keeps["proven"], keeps["impostor"]).replace('"proven"', '"impostor"')
+    pinned.with_stem(keeps["impostor"]).write_text(forged)
+    run("keepctl", "runs", "impostor", status=1)
+    run("keepctl", "rm", "impostor", "proven")
 
 
 def tidy() -> None:
