@@ -14,9 +14,9 @@ from typing import Final, Literal
 
 from app_loader import disk_usage
 from app_loader.paths import FOLDER_MODE, components, display, link_refusal, open_folder
-from app_loader.removal import remove_tree
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import FileKind, FileList, FileStored
+from keep_protocol.removal import remove_tree
 from keep_protocol.states import FileArea
 
 MAX_ENTRIES: Final = 100_000

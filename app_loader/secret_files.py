@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from app_loader.removal import remove_tree
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.memory_folder import SHARED_MEMORY, UNIT_MEMORY, memory_folder_of
+from keep_protocol.removal import remove_tree
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _PARENTS: Final = (UNIT_MEMORY, SHARED_MEMORY)

@@ -46,6 +46,8 @@ class Server:
         self._max_connections = max_connections
         self._listener: socket.socket | None = None
         self._handshakes: dict[Attempt, asyncio.Task[None]] = {}
+        self._abandoned: set[asyncio.Task[None]] = set()
+        """Handshakes that were ended to make room, until they have noticed."""
         self._connections: set[Connection] = set()
         self._refusals = _BoundedLog()
 
@@ -74,11 +76,11 @@ class Server:
         """End every connection now."""
         self.stop_accepting()
         # A handshake may still become a connection.
-        while self._connections or self._handshakes:
+        while self._connections or self._handshakes or self._abandoned:
             for connection in self._connections:
                 connection.abort()
             await asyncio.wait(
-                [*self._handshakes.values(), *(connection.lost for connection in self._connections)],
+                [*self._handshakes.values(), *self._abandoned, *(connection.lost for connection in self._connections)],
                 return_when=asyncio.FIRST_COMPLETED,
             )
 
@@ -95,7 +97,7 @@ class Server:
                 self._pause_accepting()
                 return
             peer = f"{address[0]}:{address[1]}"
-            if len(self._handshakes) + len(self._connections) >= self._max_connections:
+            if len(self._handshakes) + len(self._connections) >= self._max_connections and not self._make_room():
                 connection.close()
                 self._refusals.warning("closed %s: %d connections are open", peer, self._max_connections)
                 continue
@@ -103,6 +105,17 @@ class Server:
             self._handshakes[attempt] = asyncio.get_running_loop().create_task(
                 self._shake_hands(attempt, connection, peer)
             )
+
+    def _make_room(self) -> bool:
+        """End the oldest handshake that is under way: strangers who say nothing must not keep principals out."""
+        oldest = next(iter(self._handshakes), None)
+        if oldest is None:
+            return False
+        task = self._handshakes.pop(oldest)
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned.discard)
+        oldest.abandon()
+        return True
 
     def _pause_accepting(self) -> None:
         """Out of descriptors or memory: the listener stays readable and would keep the loop spinning."""

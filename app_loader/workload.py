@@ -16,10 +16,10 @@ from app_loader import wasm_header
 from app_loader.clock import now
 from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits, compile_file
 from app_loader.errors import ModuleLoadError
-from app_loader.removal import remove_tree
 from app_loader.runner import Runner
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import WorkloadInfo
+from keep_protocol.removal import remove_tree
 from keep_protocol.spec import Limits
 from keep_protocol.states import FileArea, WorkloadState
 from keep_protocol.strict_json import decode_strictly

@@ -28,9 +28,19 @@ class Accepted(socket.socket):
 
     def close(self) -> None:
         if self._listener is not None:
-            self._listener.open_connections -= 1
+            self._listener.forget(self)
             self._listener = None
         super().close()
+
+    def established(self) -> None:
+        """The handshake is over: somebody known is at the other end."""
+        if self._listener is not None:
+            self._listener.shaking_hands.pop(self, None)
+
+    def abandon(self) -> None:
+        """Make the handshake fail, whichever state it is in."""
+        with contextlib.suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
 
     def end_our_direction(self) -> None:
         """After an alert, so that the client leaves instead of waiting for the handshake's deadline."""
@@ -44,7 +54,11 @@ class Accepted(socket.socket):
 
 
 class BoundedListener(socket.socket):
-    """Closes connections beyond `max_connections` at once, handshakes counted: each costs asyncio 290 KiB."""
+    """Bounds connections and handshakes together: each costs asyncio 290 KiB.
+
+    For a new one the oldest handshake gives way, so that strangers who say nothing keep nobody out; among clients whose
+    handshake is over, the one who comes too late is closed.
+    """
 
     max_connections: ClassVar[int] = 256
     _BURST: ClassVar[float] = 10.0
@@ -52,7 +66,9 @@ class BoundedListener(socket.socket):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.open_connections = 0
+        self._open: set[Accepted] = set()
+        self.shaking_hands: dict[Accepted, None] = {}
+        """The oldest first."""
         self._allowance = self._BURST
         self._last = time.monotonic()
         self._suppressed = 0
@@ -62,14 +78,28 @@ class BoundedListener(socket.socket):
             descriptor, address = self._accept()  # type: ignore[attr-defined]
             connection = Accepted(self.family, self.type, self.proto, fileno=descriptor)
             connection.peer = f"{address[0]}:{address[1]}"
-            if self.open_connections >= self.max_connections:
+            if len(self._open) >= self.max_connections and not self._make_room():
                 connection.close()
                 self.warn("connection of %s closed: %d are open", connection.peer, self.max_connections)
                 continue
-            self.open_connections += 1
+            self._open.add(connection)
+            self.shaking_hands[connection] = None
             connection._listener = self
             Accepted.current.set(connection)
             return connection, address
+
+    def forget(self, connection: Accepted) -> None:
+        """It has ended, and counts no more."""
+        self._open.discard(connection)
+        self.shaking_hands.pop(connection, None)
+
+    def _make_room(self) -> bool:
+        oldest = next(iter(self.shaking_hands), None)
+        if oldest is None:
+            return False
+        self.forget(oldest)
+        oldest.abandon()
+        return True
 
     def warn(self, message: str, *arguments: object) -> None:
         now = time.monotonic()

@@ -10,6 +10,7 @@ import h11
 import msgspec
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from keep_manager.listener import Accepted
 from keep_protocol.errors import PROBLEM_MEDIA_TYPE, ErrorCode, RefusalError
 
 HANDSHAKE_DEADLINE = 5.0
@@ -34,6 +35,8 @@ class ManagerProtocol(H11Protocol):
     """Bytes thrown away of a body that was refused; None as long as bodies are read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if (connection := Accepted.current.get(None)) is not None:
+            connection.established()
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
         self.app_state = {**self.app_state, "client_certificate": tls.getpeercert(binary_form=True)}
         super().connection_made(transport)

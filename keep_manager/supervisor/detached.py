@@ -32,6 +32,7 @@ from keep_manager.supervisor.interface import (
 from keep_manager.supervisor.private_instance import prepare_runtime, runtime_directory
 from keep_protocol.detached import MAX_MESSAGE, DetachedCommand, DetachedStatus, LoaderFile, start_time
 from keep_protocol.memory_folder import SHARED_MEMORY, memory_folder_of
+from keep_protocol.removal import exhaust, remove_tree
 from keep_protocol.spec import Limits
 
 _START_TIMEOUT = 40.0
@@ -188,7 +189,7 @@ class DetachedSupervisor:
         def remove() -> None:
             for folder in (self._paths.state / instance, self._paths.runtime / "keeps" / instance):
                 if folder.is_dir() and not folder.is_symlink():
-                    shutil.rmtree(folder)
+                    exhaust(remove_tree(folder))
             # There is no unit whose memory would go with it.
             shutil.rmtree(memory_folder_of(self._paths.state / instance, SHARED_MEMORY), ignore_errors=True)
             (self._paths.runtime / "hosts" / instance).unlink(missing_ok=True)

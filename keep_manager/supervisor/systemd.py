@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -28,6 +27,7 @@ from keep_manager.supervisor.interface import (
 from keep_manager.supervisor.sandbox_probe import PROBE_INSTANCE, ProbeFiles, directives, probe
 from keep_manager.supervisor.static_users import StaticUsers
 from keep_manager.supervisor.units import KeepUnit, KeepUser, render_keep_unit
+from keep_protocol.removal import exhaust, remove_tree
 from keep_protocol.spec import Limits
 
 _PING_INTERVAL = 1.0
@@ -227,7 +227,7 @@ class SystemdSupervisor:
         # With DynamicUser= the state folder is a link into `private/`, where only root can go.
         for folder in (state.resolve(), self._paths.runtime / "keeps" / instance):
             if folder.name == instance and folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder)
+                exhaust(remove_tree(folder))
         for file in (state, self._paths.runtime / "hosts" / instance, self.log_path(instance)):
             if file.is_symlink() or file.is_file():
                 file.unlink(missing_ok=True)

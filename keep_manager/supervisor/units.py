@@ -17,6 +17,7 @@ _TEMPLATES = Path(__file__).resolve().parent.parent / "units"
 _STATIC_USER = "RuntimeDirectoryPreserve=yes\nBindPaths=%S/wasmkeep/keeps/%i"
 _INSTALLED = "/usr/lib/wasmkeep"
 _VISIBLE = Path("/usr")
+_ROOT_HOME = Path("/root")
 
 
 class KeepUser(StrEnum):
@@ -54,7 +55,10 @@ def render_keep_unit(unit: KeepUnit) -> str:
         elif name == "StandardOutput":
             line = f"StandardOutput=append:{_escape(unit.logs)}/%i.log"
         elif line == "TemporaryFileSystem=/etc/wasmkeep:ro":
-            line = f"TemporaryFileSystem={_escape(_cover(unit.home))}:ro"
+            # systemd 257 makes the /root of ProtectHome=tmpfs 0700, and keeps do not get through to code below it.
+            hidden = [_ROOT_HOME] if any(folder.is_relative_to(_ROOT_HOME) for folder in code_folders()) else []
+            covers = dict.fromkeys((_cover(unit.home), *hidden))
+            line = "TemporaryFileSystem=" + " ".join(f"{_escape(folder)}:ro" for folder in covers)
         elif line == "DynamicUser=yes" and unit.user is KeepUser.STATIC:
             line = _STATIC_USER
         if line != "BindReadOnlyPaths=":

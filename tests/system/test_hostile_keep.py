@@ -77,3 +77,25 @@ def test_a_hostile_keep_file_makes_only_its_own_keep_unusable(fresh_deployment: 
     assert fresh_deployment.keepctl("run", str(example("hello")), "--keep", "honest").stdout == "Hello, world!\n"
     fresh_deployment.keepctl("restart", "link")
     assert fresh_deployment.keepctl("run", str(example("hello")), "--keep", "link").stdout == "Hello, world!\n"
+
+
+def _nest(folder: Path, depth: int) -> None:
+    """Folders in one another, deeper than paths can be written and stacks can be high."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=descriptor)
+        inner = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+
+
+def test_a_keep_whose_folders_are_nested_very_deep_is_removed_all_the_same(fresh_deployment: Deployment) -> None:
+    keep = fresh_deployment.create("--name", "deep")
+    environment = Path(f"/proc/{keep['pid']}/environ").read_bytes().split(b"\0")
+    (named,) = [entry for entry in environment if entry.startswith(b"STATE_DIRECTORY=")]
+    state = Path(os.fsdecode(named.partition(b"=")[2])).resolve()
+    _nest(state / "files" / "data", 3000)
+    fresh_deployment.keepctl("rm", "deep")
+    assert not state.exists()
+    assert fresh_deployment.keeps() == []

@@ -180,11 +180,16 @@ def test_connections_beyond_the_cap_are_closed_and_the_others_served(
     assert until_answered(manager.client())
 
 
-def test_a_handshake_counts_as_a_connection(manager: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BoundedListener, "max_connections", 1)
-    with raw_connection(manager), raw_connection(manager) as surplus:
-        assert surplus.recv(1) == b""
-    assert until_answered(manager.client())
+def test_the_oldest_handshake_gives_way_so_that_strangers_keep_nobody_out(
+    manager: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedListener, "max_connections", 2)
+    with raw_connection(manager) as oldest, raw_connection(manager) as newer:
+        assert manager.client().get("/v1/health").status_code == 200
+        assert oldest.recv(1) == b""
+        newer.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            newer.recv(1)
 
 
 def test_a_refused_handshake_leaves_no_socket_open_on_our_side(manager: Running) -> None:
