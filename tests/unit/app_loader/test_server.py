@@ -258,13 +258,16 @@ class TestSlowAndManyClients:
     def test_the_oldest_handshake_gives_way_so_that_strangers_keep_no_principal_out(
         self, tmp_path: Path, authority: Authority, alice: Credential
     ) -> None:
-        with serving(tmp_path, authority.names(ALICE), max_connections=2) as keep:
-            with keep.tcp() as oldest, keep.tcp() as newer:
-                assert keep.connect(alice).ask("GET", "/").status == HTTPStatus.OK
-                assert until_closed(oldest) == b""
-                newer.settimeout(0.1)
-                with pytest.raises(TimeoutError):
-                    newer.recv(1)
+        with (
+            serving(tmp_path, authority.names(ALICE), max_connections=2) as keep,
+            keep.tcp() as oldest,
+            keep.tcp() as newer,
+        ):
+            assert keep.connect(alice).ask("GET", "/").status == HTTPStatus.OK
+            assert until_closed(oldest) == b""
+            newer.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                newer.recv(1)
 
     def test_a_client_that_leaves_makes_room(self, tmp_path: Path, authority: Authority, alice: Credential) -> None:
         with serving(tmp_path, authority.names(ALICE), max_connections=1) as keep:
