@@ -76,6 +76,8 @@ _pem_write_private_key = _function(
 _d2i_x509 = _function("d2i_X509", c_void_p, c_void_p, POINTER(c_char_p), c_long)
 _x509_free = _function("X509_free", None, c_void_p)
 _x509_check_ca = _function("X509_check_ca", c_int, c_void_p)
+_x509_public_key = _function("X509_get_X509_PUBKEY", c_void_p, c_void_p)
+_i2d_x509_public_key = _function("i2d_X509_PUBKEY", c_int, c_void_p, POINTER(c_char_p))
 _x509_subject = _function("X509_get_subject_name", c_void_p, c_void_p)
 _x509_not_after = _function("X509_get0_notAfter", c_void_p, c_void_p)
 _x509_extended_key_usage = _function("X509_get_extended_key_usage", c_uint32, c_void_p)
@@ -132,12 +134,7 @@ class Key:
 
     def public(self) -> bytes:
         """The SubjectPublicKeyInfo in DER."""
-        size = _checked(_i2d_pubkey(self._pointer, None), "i2d_PUBKEY")
-        buffer = ctypes.create_string_buffer(size)
-        # i2d functions move the pointer that they are given past what they wrote.
-        cursor = ctypes.cast(buffer, c_char_p)
-        _checked(_i2d_pubkey(self._pointer, byref(cursor)), "i2d_PUBKEY")
-        return buffer.raw
+        return _encode(_i2d_pubkey, self._pointer, "i2d_PUBKEY")
 
     def sign(self, message: bytes) -> bytes:
         """ECDSA with SHA-256, in DER."""
@@ -186,6 +183,11 @@ class Certificate:
     def __del__(self) -> None:
         if hasattr(self, "_pointer"):
             _x509_free(self._pointer)
+
+    @property
+    def public_key(self) -> bytes:
+        """The SubjectPublicKeyInfo in DER."""
+        return _encode(_i2d_x509_public_key, _x509_public_key(self._pointer), "i2d_X509_PUBKEY")
 
     @property
     def is_authority(self) -> bool:
@@ -266,6 +268,15 @@ def _decode(function: Any, der: bytes, what: str) -> int:
     if start is None or end is None or end - start != len(der):
         raise LibcryptoError(f"there are bytes after the end of a {what}")
     return pointer
+
+
+def _encode(function: Any, pointer: Any, name: str) -> bytes:
+    size = _checked(function(pointer, None), name)
+    buffer = ctypes.create_string_buffer(size)
+    # i2d functions move the pointer that they are given past what they wrote.
+    cursor = ctypes.cast(buffer, c_char_p)
+    _checked(function(pointer, byref(cursor)), name)
+    return buffer.raw
 
 
 def _as_timestamp(moment: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 import logging
 import signal
 import socket
@@ -59,7 +60,8 @@ def run(
     spec = decode_spec(configuration.spec.encode())
     files = Files(state / "files", spec.limits.files)
     files.prepare()
-    principals = Principals(spec.principals, Revocations(host / CRL_FILE))
+    distrusted = binascii.a2b_base64(configuration.client_ca) if spec.backend.is_tee else None
+    principals = Principals(spec.principals, Revocations(host / CRL_FILE), distrusted=distrusted)
     with asyncio.Runner() as event_loop:
         # What is used for the first time after the fork, server and runner have twice. So all is used once before,
         # with a key that is thrown away.

@@ -84,9 +84,15 @@ class Client:
 
 
 class Principals:
-    """Everybody whom the spec lets in. Raises `PrincipalError` for a spec that cannot be kept."""
+    """Everybody whom the spec lets in. Raises `PrincipalError` for a spec that cannot be kept.
 
-    def __init__(self, principals: Iterable[Principal], revocations: Revocations) -> None:
+    `distrusted` is a CA in DER whose word counts nothing: a keep of trusted hardware lets its host name nobody.
+    """
+
+    def __init__(
+        self, principals: Iterable[Principal], revocations: Revocations, *, distrusted: bytes | None = None
+    ) -> None:
+        host_key = None if distrusted is None else _public_key(distrusted)
         self.revocations = revocations
         self._pinned: dict[bytes, frozenset[KeepRole]] = {}
         self._authorities: list[Authority] = []
@@ -100,6 +106,8 @@ class Principals:
                 certificate = _certificate(principal.ca, where)
                 if not certificate.is_authority:
                     raise PrincipalError(f"{where}: `ca` is a certificate that may not sign others")
+                if certificate.public_key == host_key:
+                    raise PrincipalError(f"{where}: `ca` is the host's own, which this keep does not trust")
                 self._authorities.append(Authority(principal, certificate))
 
     @property
@@ -156,6 +164,13 @@ class Principals:
 def _issued_by_another(certificate: Certificate, authority: Authority) -> bool:
     rejection = verify_client(certificate, authority.certificate, None)
     return rejection is not None and not rejection.expired
+
+
+def _public_key(der: bytes) -> bytes:
+    try:
+        return Certificate(der).public_key
+    except LibcryptoError as error:
+        raise PrincipalError(f"the host does not say which CA is its own: {error}") from None
 
 
 def _certificate(encoded: str, where: str) -> Certificate:

@@ -16,6 +16,7 @@ from keep_client.connections import TlsConnections
 from keep_client.credentials import Credentials, Home
 from keep_client.errors import ConnectionFailedError
 from keep_client.event_stream import EventStreamParser, Reconnection
+from keep_client.specs import check_authorities
 from keep_client.tls import manager_context
 from keep_protocol.manager_api import (
     BackendList,
@@ -72,7 +73,11 @@ class AsyncManagerClient:
         return await self._channel.call(manager_calls.backends())
 
     async def create_keep(self, spec: KeepSpec, *, name: str | None = None, idempotency_key: str | None = None) -> Keep:
-        """A new keep that is ready. Raises `SpecMismatchError` when it was made from another spec."""
+        """A new keep that is ready. Raises `SpecMismatchError` when it was made from another spec.
+
+        A keep of trusted hardware whose principals the host's own CA could name is refused: `InvalidArgumentError`.
+        """
+        check_authorities(spec, self.credentials.certificate.read_text("ascii"))
         return await self._channel.call(manager_calls.create_keep(spec, name, idempotency_key))
 
     async def list_keeps(self) -> KeepList:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable
 
 import msgspec
@@ -108,6 +108,28 @@ def spiffe_id_of(certificate: x509.Certificate) -> str:
     if len(uris) != 1 or not uris[0].startswith("spiffe://"):
         raise InvalidArgumentError(f"the certificate has {len(uris)} URI names, expected one, a SPIFFE id")
     return uris[0]
+
+
+def check_authorities(spec: KeepSpec, own: str) -> None:
+    """Refuse a spec by which the host of a keep that distrusts it could name principals; see `GET /v1/backends`.
+
+    `own` is the certificate (PEM) by which its manager knows us: the CA that issued it is the host's. Raises
+    `InvalidArgumentError`.
+    """
+    if not spec.backend.is_tee:
+        return
+    certificate = load_certificate(own)
+    for number, principal in enumerate(spec.principals):
+        if principal.ca is None:
+            continue
+        try:
+            certificate.verify_directly_issued_by(x509.load_der_x509_certificate(b64decode(principal.ca)))
+        except (InvalidSignature, ValueError, TypeError):
+            continue
+        raise InvalidArgumentError(
+            f"principals[{number}].ca is the CA of the host itself, and a {spec.backend} keep trusts nothing that the "
+            "host can sign: name the principal by its own certificate, or by a CA whose key is elsewhere"
+        )
 
 
 def _merged(principals: Iterable[Principal]) -> tuple[Principal, ...]:

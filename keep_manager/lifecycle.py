@@ -33,9 +33,8 @@ from keep_manager.faults import fault_point
 from keep_manager.handover import HandoverRefusedError, Offer
 from keep_manager.keep_file import PublishedFacts, read_keep_file, spki_digest
 from keep_manager.keep_log import last_line, tail
-from keep_manager.offers import make_offer
+from keep_manager.offers import Offers
 from keep_manager.probe import check_endpoint
-from keep_manager.sealing_keys import SealingKeys
 from keep_manager.store import IdempotencyKey, KeepRow, NewEvent, Phase, Store
 from keep_manager.supervisor.interface import ActiveState, Supervisor, UnitStatus
 from keep_protocol.handover import Hello
@@ -58,7 +57,7 @@ class Lifecycle:
         supervisor: Supervisor,
         settings: Settings,
         reserve: DiskReserve,
-        sealing_keys: SealingKeys,
+        offers: Offers,
     ) -> None:
         self.entries: dict[str, KeepEntry] = {entry.id: entry for entry in map(KeepEntry.of, store.keeps())}
         self.supervisor = supervisor
@@ -66,7 +65,7 @@ class Lifecycle:
         self._events = events
         self._settings = settings
         self._reserve = reserve
-        self._sealing_keys = sealing_keys
+        self._offering = offers
         self._offers: dict[str, Offer] = {}
 
     def instance(self, entry: KeepEntry) -> str:
@@ -118,7 +117,7 @@ class Lifecycle:
         """
         instance = self.instance(entry)
         try:
-            self._offers[instance] = make_offer(entry, listener, self._settings, self._sealing_keys)
+            self._offers[instance] = self._offering.make(entry, listener)
             self._link(instance)
             fault_point("launch:linked")
             status = await self.supervisor.start(instance, entry.spec.limits)
@@ -157,7 +156,7 @@ class Lifecycle:
             listener = bind_recorded(entry.row.endpoint)
         except EndpointTakenError as error:
             raise HandoverRefusedError(f"endpoint-taken: {error}") from None
-        return make_offer(entry, listener, self._settings, self._sealing_keys)
+        return self._offering.make(entry, listener)
 
     async def verify(self, entry: KeepEntry, status: UnitStatus, attempts: int = 1) -> PublishedFacts:
         """What the keep published in this life, after its key answered at its endpoint. Raises `KeepStartError`."""
@@ -203,7 +202,7 @@ class Lifecycle:
         fault_point("remove:stopped")
         await self.supervisor.wipe(instance)
         self._unlink(instance)
-        self._sealing_keys.remove(entry.id)
+        self._offering.forget(entry.id)
         fault_point("remove:wiped")
         # Only a keep that was ready once has ever been promised to anybody.
         kind = "create-undone" if entry.row.invocation is None else "keep-removed"

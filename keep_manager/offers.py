@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import socket
+from collections.abc import Callable
 
 from keep_manager.config import Settings
 from keep_manager.devices import open_devices
@@ -14,21 +16,34 @@ from keep_manager.sealing_keys import SealingKeys
 from keep_protocol.handover import Configuration
 
 
-def make_offer(entry: KeepEntry, listener: socket.socket, settings: Settings, keys: SealingKeys) -> Offer:
-    """The offer for one keep. Raises `SealingKeyError` or `DeviceError`; `listener` is closed then."""
-    address, _ = split_endpoint(entry.row.endpoint)
-    try:
-        sealing_keys = keys.of(entry.id)
-        devices = open_devices(entry.spec.evidence, settings.tpm)
-    except (SealingKeyError, DeviceError):
-        listener.close()
-        raise
-    configuration = Configuration(
-        id=entry.id,
-        deployment=settings.deployment,
-        spec=entry.row.spec.decode(),
-        domain=settings.domain,
-        names=tuple(dict.fromkeys((address, *settings.hosts))),
-        sealing_keys=sealing_keys,
-    )
-    return Offer(listener, configuration, devices)
+class Offers:
+    """Makes what keeps are offered. `client_ca` gives the host's own CA for clients, in DER."""
+
+    def __init__(self, settings: Settings, keys: SealingKeys, client_ca: Callable[[], bytes]) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._client_ca = client_ca
+
+    def make(self, entry: KeepEntry, listener: socket.socket) -> Offer:
+        """The offer for one keep. Raises `SealingKeyError` or `DeviceError`; `listener` is closed then."""
+        address, _ = split_endpoint(entry.row.endpoint)
+        try:
+            sealing_keys = self._keys.of(entry.id)
+            devices = open_devices(entry.spec.evidence, self._settings.tpm)
+        except (SealingKeyError, DeviceError):
+            listener.close()
+            raise
+        configuration = Configuration(
+            id=entry.id,
+            deployment=self._settings.deployment,
+            spec=entry.row.spec.decode(),
+            domain=self._settings.domain,
+            names=tuple(dict.fromkeys((address, *self._settings.hosts))),
+            client_ca=base64.b64encode(self._client_ca()).decode(),
+            sealing_keys=sealing_keys,
+        )
+        return Offer(listener, configuration, devices)
+
+    def forget(self, keep: str) -> None:
+        """Nothing will be offered to this keep any more. Raises `SealingKeyError`."""
+        self._keys.remove(keep)

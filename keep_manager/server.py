@@ -29,6 +29,7 @@ from keep_manager.issued import renew_crl, revoked_serials
 from keep_manager.keeps import Keeps
 from keep_manager.lifecycle import Lifecycle
 from keep_manager.listener import listen_on
+from keep_manager.offers import Offers
 from keep_manager.pki import PkiPaths, key_of, load_certificate, renew_server
 from keep_manager.protocol import DeadlineLoop, ManagerProtocol
 from keep_manager.reconcile import Reconciler
@@ -98,7 +99,8 @@ class RunningManager:
             events = EventLog(self.store)
             reserve = DiskReserve(home.database.with_name("disk-reserve"))
             reserve.fill()
-            lifecycle = Lifecycle(self.store, events, supervisor, settings, reserve, SealingKeys(home.sealing_keys))
+            offers = Offers(settings, SealingKeys(home.sealing_keys), lambda: self.context.trust.client_ca)
+            lifecycle = Lifecycle(self.store, events, supervisor, settings, reserve, offers)
             keeps = Keeps(lifecycle, self.store, settings, lambda: self.context.trust.client_ca)
             roles = RolesTable(home.roles_file)
             self.context = ManagerContext(

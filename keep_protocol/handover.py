@@ -52,6 +52,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The keep's certificate names `<id>.keep.<domain>`."""
     names: tuple[str, ...]
     """Further DNS names and addresses for its certificate."""
+    client_ca: str = ""
+    """The host's own CA for clients, DER in base64: no keep that distrusts the host lets it name anybody."""
     sealing_keys: tuple[str, ...] = ()
     """The host's halves of the keys that it seals with, 32 bytes in base64 each, the newest first."""
 

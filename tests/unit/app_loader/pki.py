@@ -141,6 +141,14 @@ class Authority:
         signed = builder.sign((forger or self)._key, hashes.SHA256())
         return signed.public_bytes(serialization.Encoding.PEM)
 
+    def reissued(self) -> x509.Certificate:
+        """Another certificate of the same key and name."""
+        return (
+            _builder(self._name, self._name, self._key, now() + 30 * DAY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
     def names(self, identity: str, *roles: KeepRole, crl: CrlPolicy = CrlPolicy.NONE) -> Principal:
         """The principal `identity` under this CA."""
         der = self.certificate.public_bytes(serialization.Encoding.DER)

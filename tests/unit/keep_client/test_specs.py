@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from keep_client import InvalidArgumentError, named_principal, new_spec, principal_of
-from keep_protocol.spec import DEFAULT_LIMITS, Principal, canonical, decode_spec, spec_digest
-from keep_protocol.states import CrlPolicy, KeepRole
+from keep_client.specs import check_authorities
+from keep_protocol.evidence import EvidenceKind
+from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, Principal, canonical, decode_spec, spec_digest
+from keep_protocol.states import Backend, CrlPolicy, KeepRole
 from tests.unit.keep_client.certificates import ALICE, Authority, keep_certificate, self_signed
 
 OWNER = [KeepRole.OWNER]
@@ -78,6 +80,22 @@ def test_a_spec_that_is_too_large_is_refused_here() -> None:
     long = [Principal((KeepRole.OWNER,), certificate=f"{number:04}" * 4000) for number in range(20)]
     with pytest.raises(InvalidArgumentError, match="bytes"):
         new_spec(principals=long)
+
+
+def test_a_keep_that_distrusts_its_host_lets_the_hosts_ca_name_nobody() -> None:
+    host, elsewhere = Authority(), Authority()
+    own = host.client().certificate
+
+    def spec(*principals: Principal) -> KeepSpec:
+        return new_spec(principals=principals, backend=Backend.SNP, evidence=EvidenceKind.SNP)
+
+    pinned = principal_of(self_signed().certificate, OWNER)
+    foreign = principal_of(elsewhere.client().certificate, OWNER, client_ca=elsewhere.certificate)
+    check_authorities(spec(pinned, foreign), own)
+    with pytest.raises(InvalidArgumentError, match=r"principals\[1\].ca is the CA of the host itself"):
+        check_authorities(spec(pinned, principal_of(own, OWNER, client_ca=host.certificate)), own)
+    trusting = new_spec(principals=[principal_of(own, OWNER, client_ca=host.certificate)])
+    check_authorities(trusting, own)
 
 
 def test_a_keeps_own_certificate_is_self_signed_too() -> None:
