@@ -20,6 +20,7 @@ from keep_protocol.manager_api import Keep, KeepRecord
 
 if TYPE_CHECKING:
     from keep_attestation.policy import Policy
+    from keep_attestation.verification import EndorsementSource
 
 RESTART_PATIENCE = 15.0
 """Seconds for which a keep that is just being restarted may have no record."""
@@ -33,18 +34,20 @@ def connect_keep(
     policy: Policy | None = None,
     spec_digest: str | None = None,
     workload_digest: str | None = None,
+    sources: tuple[EndorsementSource, ...] = (),
 ) -> KeepClient:
     """A client for a keep, as whom the manager knows us unless told otherwise.
 
     The keep is named by its id or name, or given as the manager has just told of it, which saves asking again.
     With `policy` the manager is trusted for the address alone: the keep proves what it is on every connection, and
-    that it was started from the spec, and has loaded the workload, of these SHA-256 digests in hex. A keep that has
+    that it was started from the spec, and has loaded the workload, of these SHA-256 digests in hex; `sources` are asked
+    for endorsements that the keep does not send along. A keep that has
     evidence is not connected to without a policy. Nothing is sent to the keep yet; `verify()` does that.
     """
     found = manager.get_record(keep) if isinstance(keep, str) else keep
     return KeepClient(
         found.endpoint,
-        _peer(found, policy, spec_digest, workload_digest),
+        _peer(found, policy, spec_digest, workload_digest, sources),
         credentials=credentials or manager.credentials,
         fetch_record=lambda: _record_after_restart(manager, found.id),
     )
@@ -58,19 +61,24 @@ async def connect_keep_async(
     policy: Policy | None = None,
     spec_digest: str | None = None,
     workload_digest: str | None = None,
+    sources: tuple[EndorsementSource, ...] = (),
 ) -> AsyncKeepClient:
     """The twin of `connect_keep`."""
     found = await manager.get_record(keep) if isinstance(keep, str) else keep
     return AsyncKeepClient(
         found.endpoint,
-        _peer(found, policy, spec_digest, workload_digest),
+        _peer(found, policy, spec_digest, workload_digest, sources),
         credentials=credentials or manager.credentials,
         fetch_record=lambda: _record_after_restart_async(manager, found.id),
     )
 
 
 def _peer(
-    found: Keep | KeepRecord, policy: Policy | None, spec_digest: str | None, workload_digest: str | None
+    found: Keep | KeepRecord,
+    policy: Policy | None,
+    spec_digest: str | None,
+    workload_digest: str | None,
+    sources: tuple[EndorsementSource, ...],
 ) -> KeepPeer:
     if policy is None:
         if found.evidence is not None:
@@ -87,7 +95,7 @@ def _peer(
         spec_sha256=_digest(spec_digest, "spec_digest"),
         workload_sha256=_digest(workload_digest, "workload_digest"),
     )
-    return AttestedPeer(policy, expected)
+    return AttestedPeer(policy, expected, sources)
 
 
 def _digest(text: str | None, name: str) -> bytes | None:

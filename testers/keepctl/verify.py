@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +27,8 @@ EVIDENCE is an SNP report, a TDX or SGX quote, a Nitro document, the folder of a
 collection (keepctl attest -o), or a certificate or request that holds evidence; binary, hex, base64 or PEM. What it is
 shows in its bytes. Certificates, CRLs, collateral and logs that lie beside it are used where they fit.
 
-Nothing is fetched, and without --policy nothing is accepted: the checks that need none are shown, and the facts, of
-which `keepctl policy init --from EVIDENCE` makes a policy.
+Nothing is fetched unless --fetch says so. Without --policy nothing is accepted: the checks that need none are shown,
+and the facts, of which `keepctl policy init --from EVIDENCE` makes a policy.
 
 Exit status: 0 accepted, 1 refused, 2 when the command line or a file cannot be used. docs/attestation.md explains every
 check."""
@@ -54,6 +55,9 @@ def register(subparsers: Subparsers) -> None:
         "--endorsements", metavar="FILE|DIR", type=Path, action="append", default=[], help="certificates and CRLs"
     )
     verify.add_argument("--collateral", metavar="FILE", type=Path, help="Intel's, as dcap-qvl writes it")
+    verify.add_argument(
+        "--fetch", action="store_true", help="ask AMD's or Intel's service for what is not there; it learns the chip"
+    )
     verify.add_argument("--log", metavar="FILE", type=Path, help="the TCG event log (CCEL)")
     verify.add_argument("--at", metavar="TIME", help="judge as of this time, such as 2026-03-01T12:00:00Z")
     verify.add_argument(
@@ -76,6 +80,7 @@ def register(subparsers: Subparsers) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
+    from keep_attestation.endorsement_sources.manufacturers import manufacturer_sources
     from keep_attestation.errors import AttestationError
     from keep_attestation.evidence_files.reading import read_evidence
     from keep_attestation.policy import load_policy
@@ -100,7 +105,9 @@ def _verify(options: argparse.Namespace) -> int:
             log=options.log,
             at=at,
         )
-        judgement = judge(file, policy, certificates, Demands(options.nonce, options.report_data, options.spec), at)
+        demands = Demands(options.nonce, options.report_data, options.spec)
+        sources = manufacturer_sources(_cache()) if options.fetch else ()
+        judgement = judge(file, policy, certificates, demands, at, sources)
     except AttestationError as error:
         hint = "; --convention NAME accepts it" if "convention" in str(error) else ""
         say(f"{error_line(error)}{hint}")
@@ -114,6 +121,12 @@ def _verify(options: argparse.Namespace) -> int:
         init = ("keepctl", "policy", "init", "--from", str(options.evidence))
         say(f"nothing is accepted without a policy: `{printable(shlex.join(init))}` writes one")
     return 0 if judgement.verdict.accepted else REFUSED
+
+
+def _cache() -> Path:
+    """Where answers of the manufacturers' services are kept (XDG Base Directory Specification)."""
+    folder = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(folder) / "wasmkeep" / "endorsements"
 
 
 def _certificate_policy(options: argparse.Namespace) -> CertificatePolicy:

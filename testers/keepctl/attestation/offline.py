@@ -20,7 +20,7 @@ from keep_attestation.ratls.peer import verify_foreign
 from keep_attestation.ratls.policy import CertificatePolicy
 from keep_attestation.rules import Facts
 from keep_attestation.verdict import Check, Checks, Freshness, Outcome, Verdict
-from keep_attestation.verification import verify
+from keep_attestation.verification import EndorsementSource, verify
 from keep_client import InvalidArgumentError
 from keep_protocol.evidence import Claims, EvidenceKind
 
@@ -73,16 +73,24 @@ class Judgement:
 
 
 def judge(
-    file: EvidenceFile, policy: Policy, certificates: CertificatePolicy, demands: Demands, at: datetime
+    file: EvidenceFile,
+    policy: Policy,
+    certificates: CertificatePolicy,
+    demands: Demands,
+    at: datetime,
+    sources: tuple[EndorsementSource, ...] = (),
 ) -> Judgement:
-    """The verdict over evidence in a file. Raises `InvalidArgumentError` for demands that its kind cannot meet."""
+    """The verdict over evidence in a file; `sources` are asked for what lies not beside it.
+
+    Raises `InvalidArgumentError` for demands that its kind cannot meet.
+    """
     match file.subject:
         case Evidence() as evidence:
-            return Judgement(verify(evidence, policy, binding=_binding(evidence, demands), at=at))
+            return Judgement(verify(evidence, policy, binding=_binding(evidence, demands), at=at, sources=sources))
         case KeepCollection() as collection:
-            return _judge_collection(collection, policy, demands, at)
+            return _judge_collection(collection, policy, demands, at, sources)
         case PresentedEvidence() as presented:
-            peer = verify_foreign(presented, policy, certificate_policy=certificates, at=at)
+            peer = verify_foreign(presented, policy, certificate_policy=certificates, at=at, sources=sources)
             return Judgement(peer.verdict, peer.claims)
 
 
@@ -113,7 +121,13 @@ def _binding(evidence: Evidence, demands: Demands) -> Binding | None:
     )
 
 
-def _judge_collection(collection: KeepCollection, policy: Policy, demands: Demands, at: datetime) -> Judgement:
+def _judge_collection(
+    collection: KeepCollection,
+    policy: Policy,
+    demands: Demands,
+    at: datetime,
+    sources: tuple[EndorsementSource, ...],
+) -> Judgement:
     claims = collection.claims
     if demands.report_data is not None:
         raise InvalidArgumentError("a keep's collection is bound to its claims: use --nonce")
@@ -149,7 +163,7 @@ def _judge_collection(collection: KeepCollection, policy: Policy, demands: Deman
     binding = claims_binding(
         collection.encoded_claims, _key_of(collection), nonce=claims.nonce, freshness=Freshness.KEY
     )
-    verdict = verify(collection.evidence, policy, binding=binding, at=at)
+    verdict = verify(collection.evidence, policy, binding=binding, at=at, sources=sources)
     return Judgement(msgspec.structs.replace(verdict, checks=(*checks.made, *verdict.checks)), claims)
 
 
