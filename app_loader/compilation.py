@@ -14,10 +14,11 @@ import msgspec
 from app_loader.runner import Runner
 from app_loader.runner_messages import Compile, CompileReport, Ended
 from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.keep_api import WorkloadDescription
 from keep_protocol.spec import MiB
 from keep_protocol.strict_json import decode_strictly
 
-_MAX_REPORT = 64 * 1024
+_MAX_REPORT = 4 * MiB
 _counter = itertools.count(1)
 
 
@@ -33,10 +34,11 @@ DEFAULT_COMPILE_LIMITS = CompileLimits()
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """SHA-256, in hex, of the module that was read and of the compiled one that was written."""
+    """SHA-256, in hex, of the module that was read and of the compiled one that was written; and what it is."""
 
     source: str
     digest: str
+    description: WorkloadDescription
 
 
 async def compile_file(runner: Runner, source: Path, target: Path, limits: CompileLimits) -> Compiled:
@@ -48,7 +50,7 @@ async def compile_file(runner: Runner, source: Path, target: Path, limits: Compi
     process = f"compilation-{next(_counter)}"
     gone: asyncio.Future[Ended] = loop.create_future()
     order = Compile(process, limits.cpu_seconds, limits.address_space)
-    reader, descriptors = _open(source, target)
+    report, descriptors = _open(source, target)
     try:
         runner.spawn(order, descriptors, gone.set_result)
         try:
@@ -59,29 +61,29 @@ async def compile_file(runner: Runner, source: Path, target: Path, limits: Compi
         finally:
             if not gone.done():
                 runner.kill(process)
-        return _result(_read_report(reader), event, limits)
+        return _result(_read_report(report), event, limits)
     finally:
-        os.close(reader)
+        os.close(report)
 
 
 def _open(source: Path, target: Path) -> tuple[int, tuple[int, ...]]:
-    """Our end of the report's pipe, which does not block, and what the compiler gets."""
+    """The file for the report, and what the compiler gets, that among it."""
     with contextlib.ExitStack() as opened:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        opened.callback(os.close, reader)
+        report = os.memfd_create("report", os.MFD_CLOEXEC)
+        opened.callback(os.close, report)
+        writer = os.dup(report)
         opened.callback(os.close, writer)
-        os.set_blocking(reader, False)
         module = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         opened.callback(os.close, module)
         compiled = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         opened.pop_all()
-    return reader, (module, compiled, writer)
+    return report, (module, compiled, writer)
 
 
-def _read_report(reader: int) -> CompileReport | None:
+def _read_report(report: int) -> CompileReport | None:
     try:
-        return decode_strictly(os.read(reader, _MAX_REPORT), CompileReport)
-    except (BlockingIOError, msgspec.DecodeError):
+        return decode_strictly(os.pread(report, _MAX_REPORT, 0), CompileReport)
+    except msgspec.DecodeError:
         return None
 
 
@@ -94,7 +96,9 @@ def _result(report: CompileReport | None, event: Ended, limits: CompileLimits) -
         raise RefusalError(ErrorCode.COMPILE_FAILED, report.error)
     if report.invalid is not None:
         raise RefusalError(ErrorCode.WORKLOAD_INVALID, report.invalid)
-    return Compiled(report.source, report.digest)
+    if report.description is None:
+        raise RefusalError(ErrorCode.COMPILE_FAILED, "the compiler does not say what it has compiled")
+    return Compiled(report.source, report.digest, report.description)
 
 
 def _exhausted(event: Ended, limits: CompileLimits) -> str:

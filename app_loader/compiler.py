@@ -6,21 +6,25 @@ process of its own under limits of its own.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import itertools
 import os
 import resource
 import stat
 
 import msgspec
 
-from app_loader.engine import WASI, Engine, Linker, Module, entry_point
+from app_loader.engine import Engine, Linker, Module
 from app_loader.errors import EngineError
 from app_loader.runner_messages import Compile, CompileReport
+from keep_protocol.keep_api import WorkloadExport
+from keep_protocol.webassembly import header
+from keep_protocol.webassembly.description import describe
+from keep_protocol.webassembly.errors import MalformedError
+from keep_protocol.webassembly.recognition import recognize
 
 _BLOCK = 1024 * 1024
-_MAX_NAMED = 20
-_MAX_NAME = 100
+_MAX_EXPORTS = 100_000
 
 
 def compile_module(order: Compile, descriptors: list[int]) -> None:
@@ -28,7 +32,7 @@ def compile_module(order: Compile, descriptors: list[int]) -> None:
 
     Hitting the limit of processor time ends it by SIGXCPU; of memory by SIGABRT, where wasmtime allocates.
     """
-    source, target, report_pipe = descriptors
+    source, target, report_file = descriptors
     resource.setrlimit(resource.RLIMIT_CPU, (order.cpu_seconds, order.cpu_seconds))
     resource.setrlimit(resource.RLIMIT_AS, (order.address_space, order.address_space))
     try:
@@ -37,8 +41,7 @@ def compile_module(order: Compile, descriptors: list[int]) -> None:
         report = CompileReport(exhausted=f"memory ({order.address_space} bytes)")
     except OSError as error:
         report = CompileReport(exhausted=f"the disk: {error.strerror}")
-    with contextlib.suppress(BrokenPipeError):
-        os.write(report_pipe, msgspec.json.encode(report))
+    _write_all(report_file, msgspec.json.encode(report))
 
 
 def _compile(source: int, target: int) -> CompileReport:
@@ -46,44 +49,57 @@ def _compile(source: int, target: int) -> CompileReport:
     digest = hashlib.sha256(wasm).hexdigest()
     # The upload is acknowledged when this is done, so it has to be on disk by then.
     os.fsync(source)
+    try:
+        recognition = recognize(wasm)
+    except MalformedError as error:
+        # Wasmtime says better what is wrong.
+        recognition, malformed = None, str(error)
+    if recognition is not None and recognition.refusals:
+        return CompileReport(source=digest, invalid="; ".join(recognition.refusals))
     engine = Engine()
     try:
-        module = Module.compile(engine, wasm)
+        compiled, exports = (_compile_component if header.is_component(wasm) else _compile_module)(engine, wasm)
+    except _UnsuitableError as error:
+        return CompileReport(source=digest, invalid=str(error))
     except EngineError as error:
         return CompileReport(source=digest, error=first_line(str(error)))
-    if invalid := _unsuitable(engine, module):
-        return CompileReport(source=digest, invalid=invalid)
-    compiled = module.serialize()
+    if recognition is None:
+        return CompileReport(source=digest, error=malformed)
     _write(target, compiled)
     os.fsync(target)
-    return CompileReport(source=digest, digest=hashlib.sha256(compiled).hexdigest())
+    return CompileReport(
+        source=digest, digest=hashlib.sha256(compiled).hexdigest(), description=describe(recognition, exports)
+    )
+
+
+class _UnsuitableError(Exception):
+    """It compiles, but is no program for a keep."""
+
+
+def _compile_module(engine: Engine, wasm: bytearray) -> tuple[bytes, None]:
+    module = Module.compile(engine, wasm)
+    try:
+        Linker(engine).link(module)
+    except EngineError as error:
+        raise _UnsuitableError(f"its imports do not fit WASI preview 1: {first_line(str(error))}") from None
+    return module.serialize(), None
+
+
+def _compile_component(engine: Engine, wasm: bytearray) -> tuple[bytes, list[WorkloadExport]]:
+    """Also the functions that its instances export, which the bytes alone tell only with effort."""
+    from app_loader.component_exports import ComponentTypes
+    from app_loader.component_program import Component
+
+    component = Component.compile(engine, wasm)
+    types = ComponentTypes(engine.pointer, component.pointer)
+    exports = [WorkloadExport(name, kind) for name, kind in itertools.islice(types.exports(), _MAX_EXPORTS)]
+    return component.serialize(), exports
 
 
 def first_line(message: str) -> str:
     """Wasmtime's error in one line: what failed and, where it says so, why."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return ": ".join(line for line in (lines[:1] + lines[-1:] if len(lines) > 1 else lines))[:2048]
-
-
-def _unsuitable(engine: Engine, module: Module) -> str | None:
-    """Why a module that compiles is no program for a keep, or None."""
-    linker = Linker(engine)
-    if missing := linker.missing(module):
-        named = ", ".join(f"{wanted.module}.{wanted.name}"[:_MAX_NAME] for wanted in missing[:_MAX_NAMED])
-        more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
-        return f"a keep does not have these imports: {named}{more}; it offers WASI preview 1 as `{WASI}`"
-    try:
-        linker.link(module)
-    except EngineError as error:
-        return f"its imports do not fit WASI preview 1: {first_line(str(error))}"
-    exports = module.exports()
-    if entry_point(exports) is None:
-        names = ", ".join(repr(export.name)[:_MAX_NAME] for export in exports[:_MAX_NAMED]) or "nothing"
-        return (
-            "a command exports a function `_start` without parameters; this module exports "
-            f"{names}. Build it as a WASI command, not as a library or reactor"
-        )
-    return None
 
 
 def _read(source: int) -> bytearray:
@@ -104,6 +120,10 @@ def _read(source: int) -> bytearray:
 def _write(target: int, content: bytes) -> None:
     if not stat.S_ISREG(os.fstat(target).st_mode):
         raise EngineError("the target is no file")
+    _write_all(target, content)
+
+
+def _write_all(target: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(target, view) :]

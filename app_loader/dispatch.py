@@ -13,6 +13,9 @@ from keep_protocol.errors import ErrorCode, RefusalError
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+_RETRY_AFTER = "1"
+"""Seconds."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -37,6 +40,8 @@ class Dispatcher:
             response = problem_response(error, {"allow": error.allowed})
         except RefusalError as refusal:
             response = problem_response(refusal)
+            if refusal.code is ErrorCode.TOO_MANY_REQUESTS:
+                response.headers["retry-after"] = _RETRY_AFTER
             if refusal.code in {ErrorCode.IDENTITY_INVALID, ErrorCode.CERTIFICATE_REVOKED, ErrorCode.CRL_UNUSABLE}:
                 response.headers["connection"] = "close"
         except Exception as error:
@@ -79,7 +84,8 @@ def _failure(error: Exception) -> Response:
 def _log(request: Request, route: Route | None, response: Response) -> None:
     # The log is the host's: it gets the route, never the names of files, arguments or contents.
     level = logging.WARNING if response.status == ErrorCode.FORBIDDEN.status else logging.DEBUG
-    if request.method != "GET" and level == logging.DEBUG:
+    changes = request.method != "GET" and not (route is not None and route.frequent)
+    if changes and level == logging.DEBUG:
         level = logging.INFO
     where = route.path if route else "no route"
     _logger.log(level, "%s %s by %s: %d", request.method[:32], where, request.client.name, response.status)

@@ -13,8 +13,8 @@ import msgspec
 from app_loader.errors import EngineError
 from app_loader.wasmtime_binding import (
     EXTERNTYPE_FUNCTION,
-    EXTERNTYPE_MEMORY,
     VALTYPE_I32,
+    VALUE_TYPES,
     ByteVector,
     Extern,
     HostFunction,
@@ -27,7 +27,7 @@ from app_loader.wasmtime_binding import (
 
 WASI = "wasi_snapshot_preview1"
 
-# What a WASI preview-1 command does not need and what would only widen the surface for hostile code. Without
+# What WASI programs do not need and what would only widen the surface for hostile code. Without
 # multi_memory the limit of one memory is the limit of all.
 _FEATURES_OFF = (
     "wasm_threads",
@@ -40,7 +40,6 @@ _FEATURES_OFF = (
     "wasm_relaxed_simd",
     "wasm_stack_switching",
     "wasm_custom_page_sizes",
-    "wasm_component_model",
 )
 
 
@@ -67,12 +66,11 @@ class Import(msgspec.Struct, frozen=True):
 
 
 class Export(msgspec.Struct, frozen=True):
-    """Something that a module offers. `parameters` and `results` count those of a function."""
+    """Something that a module offers. `function` has the types of a function's parameters and of its results."""
 
     name: str
     kind: int
-    parameters: int = 0
-    results: int = 0
+    function: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
 class Module:
@@ -87,14 +85,14 @@ class Module:
         pointer = c_void_p()
         content = (ctypes.c_char * len(wasm)).from_buffer(wasm)
         check(library().wasmtime_module_new(engine.pointer, content, len(wasm), byref(pointer)))
-        return cls(_filled(pointer))
+        return cls(filled(pointer))
 
     @classmethod
     def map(cls, engine: Engine, path: Path) -> Module:
         """Map what `serialize` gave. Nothing checks that it is intact: compare a digest before."""
         pointer = c_void_p()
         check(library().wasmtime_module_deserialize_file(engine.pointer, bytes(path), byref(pointer)))
-        return cls(_filled(pointer))
+        return cls(filled(pointer))
 
     def serialize(self) -> bytes:
         """The compiled code, for this version of wasmtime and these features only."""
@@ -138,21 +136,23 @@ def _export(item: int) -> Export:
     if kind != EXTERNTYPE_FUNCTION:
         return Export(name, kind)
     function = wasmtime.wasm_externtype_as_functype_const(externtype)
-    return Export(
-        name,
-        kind,
-        wasmtime.wasm_functype_params(function).contents.size,
-        wasmtime.wasm_functype_results(function).contents.size,
-    )
+    parameters, results = wasmtime.wasm_functype_params(function), wasmtime.wasm_functype_results(function)
+    return Export(name, kind, (_value_types(parameters.contents), _value_types(results.contents)))
+
+
+def _value_types(vector: PointerVector) -> tuple[str, ...]:
+    kinds = (int(library().wasm_valtype_kind(item)) for item in _items(vector))
+    return tuple(VALUE_TYPES.get(kind, "a reference or a vector") for kind in kinds)
 
 
 def entry_point(exports: tuple[Export, ...]) -> Export | None:
     """The function that a run calls: the export with the empty name, else `_start`, as wasmtime has it."""
     for name in ("", "_start"):
         for export in exports:
-            callable_ = export.kind == EXTERNTYPE_FUNCTION and export.parameters == 0 and export.results <= 1
-            if export.name == name and callable_:
-                return export
+            if export.name == name and export.function is not None:
+                parameters, results = export.function
+                if not parameters and len(results) <= 1:
+                    return export
     return None
 
 
@@ -189,7 +189,7 @@ class Linker:
         wasmtime.wasm_functype_delete(signature)
 
     def _leave(self, _env: Any, _caller: Any, arguments: Any, _count: Any, _results: Any, _size: Any) -> int:
-        self.exit.value = arguments[0].i32
+        self.exit.value = arguments[0].of.u32
         message = b"proc_exit"
         return int(library().wasmtime_trap_new(message, len(message)))
 
@@ -215,27 +215,11 @@ class Linker:
         """The module with its imports resolved, a `wasmtime_instance_pre_t`. Raises `EngineError`."""
         pointer = c_void_p()
         check(library().wasmtime_linker_instantiate_pre(self.pointer, module.pointer, byref(pointer)))
-        return _filled(pointer)
+        return filled(pointer)
 
 
-class Command:
-    """A linked module that is ready to run: what the runner keeps and its children instantiate."""
-
-    def __init__(self, linker: Linker, module: Module) -> None:
-        exports = module.exports()
-        entry = entry_point(exports)
-        if entry is None:
-            raise EngineError("the module exports no function `_start` without parameters")
-        self.entry = entry
-        self.memories = tuple(export.name for export in exports if export.kind == EXTERNTYPE_MEMORY)
-        self.instance_pre = linker.link(module)
-
-    def close(self) -> None:
-        """Free it."""
-        library().wasmtime_instance_pre_delete(self.instance_pre)
-
-
-def _filled(pointer: c_void_p) -> int:
+def filled(pointer: c_void_p) -> int:
+    """What a call has put into `pointer`. Raises `EngineError`."""
     if pointer.value is None:
         raise EngineError("wasmtime returned neither a result nor an error")
     return pointer.value

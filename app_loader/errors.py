@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app_loader.runner_messages import Report
+
 
 class AppLoaderError(Exception):
     """Base of all errors that end or keep from starting an app-loader."""
@@ -29,6 +34,14 @@ class RouteTableError(AppLoaderError):
 
 class ConfinementError(AppLoaderError):
     """The kernel refused a restriction without which no guest may run."""
+
+
+class CallFailedError(AppLoaderError):
+    """A guest did not return from a call; `report` says how it ended."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.message or report.reason)
+        self.report = report
 
 
 class EngineError(AppLoaderError):

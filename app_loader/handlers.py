@@ -14,7 +14,16 @@ from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Resp
 from keep_protocol import __version__
 from keep_protocol.digests import DigestHeaderError, parse_content_digest
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import CMW_MEDIA_TYPE, WASM_MEDIA_TYPE, AttestationRequest, KeepStatus, RunList, RunRequest
+from keep_protocol.keep_api import (
+    CMW_MEDIA_TYPE,
+    PYTHON_MEDIA_TYPE,
+    WASM_MEDIA_TYPE,
+    AttestationRequest,
+    CallRequest,
+    KeepStatus,
+    RunList,
+    RunRequest,
+)
 from keep_protocol.states import FileArea, KeepRole, RunState
 
 MAX_WAIT: Final = 3600
@@ -35,7 +44,7 @@ async def status(keep: Keep, request: Request) -> Response:
             spec_digest=keep.spec_digest,
             invocation=keep.invocation,
             started_at=keep.started_at,
-            workload=keep.workload.info,
+            workload=keep.workload.summary,
             runs_active=keep.runs.active,
             runs_queued=keep.runs.queued,
             files_used=await keep.files.used(),
@@ -87,6 +96,7 @@ async def get_workload(keep: Keep, request: Request) -> Response:
 async def put_workload(keep: Keep, request: Request) -> Response:
     """Load another workload in place of the one there is."""
     request.query()
+    _refuse_python(request)
     request.require_media_type(WASM_MEDIA_TYPE)
     info = await keep.workload.replace(
         aiter(request.body), expected_digest=_expected_digest(request), size=request.body.size
@@ -115,6 +125,12 @@ async def start_run(keep: Keep, request: Request) -> Response:
         run = await keep.runs.wait(run.id, wait)
     status = HTTPStatus.OK if run.state is RunState.EXITED else HTTPStatus.ACCEPTED
     return json_response(run, status, {"location": f"/v1/runs/{run.id}"})
+
+
+async def call(keep: Keep, request: Request) -> Response:
+    """Call a function of the workload."""
+    request.query()
+    return json_response(await keep.calls.call(request.parameters["function"], await request.json(CallRequest)))
 
 
 async def list_runs(keep: Keep, request: Request) -> Response:
@@ -188,6 +204,15 @@ async def delete_file(keep: Keep, request: Request) -> Response:
     area, path = _place(request)
     await keep.files.delete(area, path)
     return _no_content()
+
+
+def _refuse_python(request: Request) -> None:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == PYTHON_MEDIA_TYPE:
+        raise RefusalError(
+            ErrorCode.MEDIA_TYPE_UNSUPPORTED,
+            "a keep does not run Python source",
+            remedy=f"build a component of it, for instance with componentize-py, and send that as {WASM_MEDIA_TYPE}",
+        )
 
 
 def _place(request: Request) -> tuple[FileArea, str]:

@@ -14,6 +14,7 @@ from keep_protocol.spec import KeepSpec, spec_digest
 
 if TYPE_CHECKING:
     # Only named here, so that the routes can be described without what executes guests.
+    from app_loader.calls import Calls
     from app_loader.evidence import EvidenceMaker
     from app_loader.runs import Runs
     from app_loader.sealing.sealer import Sealer
@@ -32,6 +33,7 @@ class Keep:
         files: Files,
         workload: Workload,
         runs: Runs,
+        calls: Calls,
         evidence: EvidenceMaker | None = None,
         spki: bytes = b"",
         secrets: SecretStore | None = None,
@@ -45,6 +47,7 @@ class Keep:
         self.files = files
         self.workload = workload
         self.runs = runs
+        self.calls = calls
         self.evidence = evidence
         """What proves the keep; None in keeps that are only pinned."""
         self.spki = spki

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from app_loader.calls import Calls
 from app_loader.dispatch import Dispatcher
 from app_loader.errors import AppLoaderError, RunnerDiedError
 from app_loader.files import Files
@@ -115,6 +116,7 @@ class _Service:
         self._workload = Workload(state, runner, spec.limits)
         self._secrets = SecretStore()
         self._runs = Runs(state, runner, self._workload, spec, secrets=self._secrets)
+        self._calls = Calls(runner, self._workload, spec.limits)
         keep = self._keep = Keep(
             configuration,
             spec,
@@ -122,6 +124,7 @@ class _Service:
             files=files,
             workload=self._workload,
             runs=self._runs,
+            calls=self._calls,
             evidence=evidence,
             spki=identity.spki,
             secrets=self._secrets,
@@ -169,6 +172,7 @@ class _Service:
         self._server.stop_accepting()
         await self._server.drain(_GRACE)
         await self._runs.close()
+        self._calls.close()
         # Whoever followed a run has seen its end now.
         await self._server.drain(_GRACE)
         return 0

@@ -24,6 +24,7 @@ FILE = Path(__file__).resolve().parents[1] / "docs" / "keep-api.json"
 _SECURITY = "clientCertificate"
 _DESCRIPTIONS = {
     "run": "a run's id",
+    "function": "an exported function's name, or `INTERFACE#FUNCTION`, percent-encoded",
     "secret": "a secret's name",
     "path": "a path below the area; each `/` in it separates folders, and none is escaped",
 }

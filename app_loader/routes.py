@@ -17,6 +17,8 @@ from keep_protocol.keep_api import (
     CMW_MEDIA_TYPE,
     WASM_MEDIA_TYPE,
     AttestationRequest,
+    CallRequest,
+    CallResult,
     FileList,
     FileStored,
     KeepStatus,
@@ -66,6 +68,7 @@ class Route:
         headers: Mapping[str, Parameter] | None = None,
         sends: Mapping[str, str] | None = None,
         area: FileArea | None = None,
+        frequent: bool = False,
     ) -> None:
         if not roles:
             raise RouteTableError(f"{method} {path} names no role")
@@ -83,6 +86,8 @@ class Route:
         self.sends = sends or {}
         """Headers of its answers that say something, and what."""
         self.area = area
+        self.frequent = frequent
+        """Whether there may be thousands of requests a second, too many for a line of the log each."""
         self._segments = tuple(path.encode().split(b"/")[1:])
 
     @property
@@ -240,6 +245,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         headers=_WAIT,
         sends={"Location": "path of the run"},
         answers={_OK: (Run,), _ACCEPTED: (Run,)},
+    ),
+    Route(
+        "POST",
+        "/v1/call/{function}",
+        CALLERS,
+        handlers.call,
+        "Call an exported function in a fresh instance and answer with what it returns",
+        body=CallRequest,
+        answers={_OK: (CallResult,)},
+        frequent=True,
     ),
     Route("GET", "/v1/runs", RUN_READERS, handlers.list_runs, "All runs, oldest first", answers={_OK: (RunList,)}),
     Route(

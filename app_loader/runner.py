@@ -26,6 +26,7 @@ from app_loader.runner_messages import (
     Load,
     Loaded,
     Order,
+    Serve,
     Start,
     Started,
     Unload,
@@ -105,15 +106,15 @@ class Runner:
         if error := await self._warming:
             raise ModuleLoadError(error)
 
-    async def load(self, module: str, path: Path, digest: str) -> None:
-        """Let the runner map a compiled module whose SHA-256 in hex is `digest`, as `module`.
+    async def load(self, module: str, path: Path, digest: str, *, component: bool = False) -> None:
+        """Let the runner map a compiled module or component whose SHA-256 in hex is `digest`, as `module`.
 
         Raises `ModuleLoadError` and `RunnerDiedError`.
         """
         self._check_alive()
         loaded = self._loading[module] = asyncio.get_running_loop().create_future()
         try:
-            self._send(Load(module, str(path), digest))
+            self._send(Load(module, str(path), digest, component))
             if error := await loaded:
                 raise ModuleLoadError(error)
         finally:
@@ -124,7 +125,9 @@ class Runner:
         if not self.died.is_set():
             self._send(Unload(module))
 
-    def spawn(self, order: Start | Compile, descriptors: tuple[int, ...], ended: Callable[[Ended], None]) -> None:
+    def spawn(
+        self, order: Start | Serve | Compile, descriptors: tuple[int, ...], ended: Callable[[Ended], None]
+    ) -> None:
         """Start a child, which gets copies of `descriptors`; these are closed here, whatever happens.
 
         `ended` is called once, when the child is gone, was not to be started, or the runner died. Raises

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from keep_protocol.handover import SandboxFact
+from keep_protocol.keep_api import WorkloadDescription
 from keep_protocol.states import ExitReason
 
 MAX_PACKET = 64 * 1024
@@ -27,6 +28,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     module: str
     path: str
     digest: str
+    component: bool = False
 
 
 class Unload(msgspec.Struct, frozen=True, tag="unload"):
@@ -36,7 +38,7 @@ class Unload(msgspec.Struct, frozen=True, tag="unload"):
 
 
 class Compile(msgspec.Struct, frozen=True, tag="compile"):
-    """Compile in a child. Descriptors: the module to read, the file for the compiled one, a pipe for the report."""
+    """Compile in a child. Descriptors: the module to read, the file for the compiled one, a memfd for the report."""
 
     process: str
     cpu_seconds: int
@@ -73,13 +75,20 @@ class Assignment(msgspec.Struct, frozen=True):
     mounts: tuple[GuestMount, ...]
 
 
+class Serve(msgspec.Struct, frozen=True, tag="serve"):
+    """Answer calls of the functions of `module` in a child. Descriptor: a stream socket to the server."""
+
+    process: str
+    module: str
+
+
 class Kill(msgspec.Struct, frozen=True, tag="kill"):
     """SIGKILL for a child; nothing happens if it is gone."""
 
     process: str
 
 
-Order = Warm | Load | Unload | Compile | Start | Kill
+Order = Warm | Load | Unload | Compile | Start | Serve | Kill
 
 
 class Confined(msgspec.Struct, frozen=True, tag="confined"):
@@ -140,7 +149,7 @@ class CompileReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of a compilation. `digest` is the SHA-256 in hex of the compiled module.
 
     `source` is that of the module read. `invalid` says why it is no program for a keep, `error` that it did not
-    compile.
+    compile; otherwise there is a `description`.
     """
 
     source: str = ""
@@ -149,6 +158,7 @@ class CompileReport(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
     exhausted: str | None = None
     """A limit that was hit."""
+    description: WorkloadDescription | None = None
 
 
 order_encoder = msgspec.json.Encoder()

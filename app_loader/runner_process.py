@@ -14,11 +14,14 @@ import select
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app_loader import compiler, confinement, guest
 from app_loader.children import Children
-from app_loader.engine import Command, Engine, Linker, Module
+from app_loader.engine import Engine, Linker, Module
 from app_loader.errors import EngineError
+from app_loader.module_program import ModuleProgram
+from app_loader.program import Program
 from app_loader.runner_messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
@@ -30,6 +33,7 @@ from app_loader.runner_messages import (
     Load,
     Loaded,
     Order,
+    Serve,
     Start,
     Started,
     Unload,
@@ -38,6 +42,9 @@ from app_loader.runner_messages import (
     order_decoder,
     order_encoder,
 )
+
+if TYPE_CHECKING:
+    from app_loader.component_program import ComponentLinker
 
 _SPARE = "spare"
 """Name of the child that waits for the next run, so that a run need not wait for a fork."""
@@ -63,7 +70,8 @@ class _RunnerProcess:
         self._channel = channel
         self._engine: Engine | None = None
         self._linker: Linker | None = None
-        self._commands: dict[str, Command] = {}
+        self._component_linker: ComponentLinker | None = None
+        self._programs: dict[str, Program] = {}
         self._spare: socket.socket | None = None
         """To the child that waits for the next run; it knows the modules that were mapped when it was forked."""
         self._poll = select.poll()
@@ -78,7 +86,7 @@ class _RunnerProcess:
         """Until the server is gone; then all children are killed."""
         while True:
             # None while there is no workload: an idle keep pays for what it uses.
-            spare_wanted = self._spare is None and bool(self._commands)
+            spare_wanted = self._spare is None and bool(self._programs)
             events = self._poll.poll(_QUIET if spare_wanted else None)
             if not events:
                 self._make_spare()
@@ -114,6 +122,8 @@ class _RunnerProcess:
         match order:
             case Start():
                 self._start(order, packet, descriptors)
+            case Serve():
+                self._serve(order, descriptors)
             case Kill():
                 self._children.kill(order.process)
             case Compile():
@@ -122,8 +132,8 @@ class _RunnerProcess:
                 self.send(Loaded(order.module, self._load(order)))
                 self._discard_spare()
             case Unload():
-                if command := self._commands.pop(order.module, None):
-                    command.close()
+                if program := self._programs.pop(order.module, None):
+                    program.close()
                     self._discard_spare()
             case Warm():
                 self.send(Warmed(self._warm()))
@@ -149,22 +159,46 @@ class _RunnerProcess:
             engine, linker = self._linking()
             if (found := _sha256(path)) != order.digest:
                 return f"{path.name} has the digest {found}, not {order.digest}"
-            module = Module.map(engine, path)
-            self._commands[order.module] = Command(linker, module)
-            module.close()
+            self._programs[order.module] = (
+                self._load_component(engine, path) if order.component else _load_module(engine, linker, path)
+            )
         except (EngineError, OSError) as error:
             return str(error)
         return None
 
+    def _load_component(self, engine: Engine, path: Path) -> Program:
+        # Here, so that keeps that run modules do not pay for it.
+        from app_loader.component_program import Component, ComponentLinker, ComponentProgram
+
+        if self._component_linker is None:
+            self._component_linker = ComponentLinker(engine)
+            gc.freeze()
+        return ComponentProgram(engine, self._component_linker, Component.map(engine, path))
+
     def _start(self, order: Start, packet: bytes, descriptors: list[int]) -> None:
-        command = self._commands.get(order.module)
-        if command is None:
+        program = self._programs.get(order.module)
+        if program is None:
             self.send(Ended(order.process, error="its module is not loaded"))
         elif self._give_to_spare(packet, descriptors):
             self.send(Started(order.process, self._children.rename(_SPARE, order.process)))
         else:
-            engine, linker = self._linking()
-            self._fork(order.process, lambda: guest.run(engine, command, linker.exit, descriptors))
+            engine, _ = self._linking()
+            self._fork(order.process, lambda: guest.run(engine, program, descriptors))
+
+    def _serve(self, order: Serve, descriptors: list[int]) -> None:
+        program = self._programs.get(order.module)
+        if program is None:
+            self.send(Ended(order.process, error="its module is not loaded"))
+            return
+        engine, _ = self._linking()
+
+        def work() -> None:
+            # Here, so that keeps whose functions nobody calls do not pay for it.
+            from app_loader.calling import serve_calls
+
+            serve_calls(engine, program, socket.socket(fileno=descriptors[0]))
+
+        self._fork(order.process, work)
 
     def _fork(self, name: str, work: Callable[[], None]) -> None:
         try:
@@ -194,13 +228,13 @@ class _RunnerProcess:
 
     def _make_spare(self) -> None:
         """Only between orders: while one is obeyed, descriptors of its run are open here, and a fork has them all."""
-        if self._spare is not None or not self._commands:
+        if self._spare is not None or not self._programs:
             return
-        engine, linker = self._linking()
+        engine, _ = self._linking()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def work() -> None:
-            guest.wait_and_run(engine, self._commands, linker.exit, theirs)
+            guest.wait_and_run(engine, self._programs, theirs)
 
         # Without a spare, as when the keep's tasks are used up, a run is forked when it is wanted.
         with contextlib.suppress(OSError):
@@ -214,6 +248,14 @@ class _RunnerProcess:
         if self._spare is not None:
             self._spare.close()
             self._spare = None
+
+
+def _load_module(engine: Engine, linker: Linker, path: Path) -> Program:
+    module = Module.map(engine, path)
+    try:
+        return ModuleProgram(linker, module)
+    finally:
+        module.close()
 
 
 def _sha256(path: Path) -> str:

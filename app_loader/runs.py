@@ -28,7 +28,7 @@ from app_loader.workload import LoadedModule, Workload
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import Run, RunExit, RunRequest
 from keep_protocol.spec import KeepSpec
-from keep_protocol.states import ExitReason, RunState
+from keep_protocol.states import ExitReason, RunState, WorkloadKind
 
 _log = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ class Runs:
         module = await self._workload.acquire()
         with contextlib.ExitStack() as undo:
             undo.callback(self._workload.release, module)
+            _check_runnable(module.kind)
             self._secrets.check(request)
             # Opened even if the run has to wait: so it is refused now for what it cannot have.
             folders = open_mounts(self._files, request.mounts)
@@ -357,6 +358,15 @@ class Runs:
             run_id = next(iter(self._ended))
             del self._ended[run_id]
             self._records.remove(run_id)
+
+
+def _check_runnable(kind: WorkloadKind) -> None:
+    if not kind.is_command:
+        raise RefusalError(
+            ErrorCode.WORKLOAD_NOT_RUNNABLE,
+            f"the workload is a {kind} and no command: it has nothing that could be run",
+            remedy="call its functions with POST /v1/call/{function}",
+        )
 
 
 def _running(run: Run) -> Run:

@@ -10,7 +10,21 @@ import ctypes
 import functools
 import importlib.util
 import platform
-from ctypes import CFUNCTYPE, POINTER, c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    c_bool,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +43,27 @@ class PointerVector(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("data", POINTER(c_void_p)))
 
 
-class Value(ctypes.Structure):
-    """`wasmtime_val_t`, of which only i32 is read; as long as its longest kind."""
+class Number(ctypes.Union):
+    """`wasmtime_valunion_t`, of which only numbers are used; as long as its longest kind."""
 
-    _fields_ = (("kind", c_uint8), ("_padding", c_uint8 * 7), ("i32", c_uint32), ("_rest", c_uint8 * 28))
+    _fields_ = (
+        ("i32", c_int32),
+        ("u32", c_uint32),
+        ("i64", c_int64),
+        ("f32", c_float),
+        ("f64", c_double),
+        ("_longest", c_uint64 * 3),
+    )
+
+
+class Value(ctypes.Structure):
+    """`wasmtime_val_t`."""
+
+    _fields_ = (("kind", c_uint8), ("of", Number))
+
+
+VALUE_TYPES = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}
+"""`wasmtime_valkind_t` of numbers, and `wasm_valkind_t` too."""
 
 
 class Extern(ctypes.Structure):
@@ -75,7 +106,6 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wasmtime_config_wasm_relaxed_simd_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_wasm_stack_switching_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_wasm_custom_page_sizes_set": (None, (c_void_p, c_bool)),
-    "wasmtime_config_wasm_component_model_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_parallel_compilation_set": (None, (c_void_p, c_bool)),
     # Modules.
     "wasmtime_module_new": (c_void_p, (c_void_p, c_void_p, c_size_t, _POINTER_OUT)),
@@ -92,6 +122,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wasm_exporttype_type": (c_void_p, (c_void_p,)),
     "wasm_externtype_kind": (c_uint8, (c_void_p,)),
     "wasm_externtype_as_functype_const": (c_void_p, (c_void_p,)),
+    "wasm_valtype_kind": (c_uint8, (c_void_p,)),
     "wasm_functype_params": (POINTER(PointerVector), (c_void_p,)),
     "wasm_functype_results": (POINTER(PointerVector), (c_void_p,)),
     # Linking.

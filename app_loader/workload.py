@@ -12,17 +12,17 @@ from pathlib import Path
 
 import msgspec
 
-from app_loader import wasm_header
 from app_loader.clock import now
 from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits, compile_file
 from app_loader.errors import ModuleLoadError
 from app_loader.runner import Runner
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import WorkloadInfo
+from keep_protocol.keep_api import WorkloadDescription, WorkloadInfo
 from keep_protocol.removal import remove_tree
 from keep_protocol.spec import Limits
-from keep_protocol.states import FileArea, WorkloadState
+from keep_protocol.states import FileArea, WorkloadKind, WorkloadState
 from keep_protocol.strict_json import decode_strictly
+from keep_protocol.webassembly import header
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class StoredWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
     compiled_digest: str
     loaded_at: str
+    description: WorkloadDescription
 
 
 class LoadedModule(msgspec.Struct, frozen=True):
@@ -45,6 +46,7 @@ class LoadedModule(msgspec.Struct, frozen=True):
 
     name: str
     digest: str
+    kind: WorkloadKind
 
 
 class Workload:
@@ -87,7 +89,26 @@ class Workload:
             return WorkloadInfo(WorkloadState.COMPILING, digest=self._incoming)
         if (stored := self._stored) is None:
             return WorkloadInfo(WorkloadState.EMPTY)
-        return WorkloadInfo(WorkloadState.LOADED, stored.digest, stored.size, stored.loaded_at)
+        described = stored.description
+        return WorkloadInfo(
+            WorkloadState.LOADED,
+            stored.digest,
+            stored.size,
+            stored.loaded_at,
+            described.kind,
+            described.imports,
+            described.exports,
+            described.problems,
+            described.imports_omitted,
+            described.exports_omitted,
+        )
+
+    @property
+    def summary(self) -> WorkloadInfo:
+        """`info` without its lists."""
+        return msgspec.structs.replace(
+            self.info, imports=(), exports=(), problems=(), imports_omitted=0, exports_omitted=0
+        )
 
     async def warm(self) -> None:
         """Let the runner map wasmtime and the workload, so that the first run need not wait.
@@ -124,7 +145,7 @@ class Workload:
                 raise RefusalError(
                     ErrorCode.INTERNAL, "the stored module is not what was received: the disk is at fault"
                 )
-            await self._switch(StoredWorkload(name, digest, received, compiled.digest, now()))
+            await self._switch(StoredWorkload(name, digest, received, compiled.digest, now(), compiled.description))
         finally:
             self._busy = False
             self._incoming = None
@@ -152,7 +173,7 @@ class Workload:
         if (stored := self._stored) is None:
             raise RefusalError(ErrorCode.WORKLOAD_EMPTY, "the workload of this keep is damaged; upload it again")
         self._uses[stored.name] = self._uses.get(stored.name, 0) + 1
-        return LoadedModule(stored.name, stored.digest)
+        return LoadedModule(stored.name, stored.digest, stored.description.kind)
 
     def release(self, module: LoadedModule) -> None:
         """The run was started or given up: the runner obeys in order, so it may forget the module now."""
@@ -177,9 +198,9 @@ class Workload:
                 received += len(chunk)
                 if received > self._limits.workload:
                     raise self._too_large()
-                if len(head) < wasm_header.HEADER_SIZE:
-                    head = (head + chunk)[: wasm_header.HEADER_SIZE]
-                    if len(head) == wasm_header.HEADER_SIZE:
+                if len(head) < header.HEADER_SIZE:
+                    head = (head + chunk)[: header.HEADER_SIZE]
+                    if len(head) == header.HEADER_SIZE:
                         _check_header(head)
                 digest.update(chunk)
                 with _storing():
@@ -198,7 +219,7 @@ class Workload:
     async def _switch(self, stored: StoredWorkload) -> None:
         """The runner maps the new module first: what it cannot map never becomes the workload."""
         try:
-            await self._runner.load(stored.name, self._path(stored.name, "cwasm"), stored.compiled_digest)
+            await self._load(stored)
         except ModuleLoadError as error:
             raise RefusalError(ErrorCode.COMPILE_FAILED, f"the compiled module cannot be mapped: {error}") from None
         with _storing():
@@ -221,7 +242,7 @@ class Workload:
         """Also from the upload, compiled again; if that is damaged too, there is no workload any more."""
         usable: StoredWorkload | None = stored
         try:
-            await self._runner.load(stored.name, self._path(stored.name, "cwasm"), stored.compiled_digest)
+            await self._load(stored)
         except ModuleLoadError as error:
             _log.warning("the compiled workload cannot be used and is compiled again: %s", error)
             usable = await self._recompiled(stored)
@@ -241,14 +262,19 @@ class Workload:
             compiled = await compile_file(self._runner, self._path(stored.name, "wasm"), target, self._compile_limits)
             if compiled.source != stored.digest:
                 raise ModuleLoadError(f"the stored module has the digest {compiled.source}, not {stored.digest}")
-            await self._runner.load(stored.name, target, compiled.digest)
-            usable = msgspec.structs.replace(stored, compiled_digest=compiled.digest)
+            usable = msgspec.structs.replace(stored, compiled_digest=compiled.digest, description=compiled.description)
+            await self._load(usable)
             if self._stored is stored:
                 await asyncio.to_thread(_replace_synced, self._folder / _RECORD, msgspec.json.encode(usable))
         except (RefusalError, ModuleLoadError, OSError) as error:
             _log.error("the stored workload is damaged, so there is none any more: %s", error)
             return None
         return usable
+
+    async def _load(self, stored: StoredWorkload) -> None:
+        path = self._path(stored.name, "cwasm")
+        component = stored.description.kind.is_component
+        await self._runner.load(stored.name, path, stored.compiled_digest, component=component)
 
     def _unload_if_unused(self, name: str) -> None:
         if name not in self._uses:
@@ -273,7 +299,7 @@ class Workload:
 
 
 def _check_header(head: bytes) -> None:
-    if reason := wasm_header.refusal(head):
+    if reason := header.refusal(head):
         raise RefusalError(ErrorCode.WORKLOAD_INVALID, reason)
 
 

@@ -14,6 +14,7 @@ from benchmarks import (
     attestation,
     attested_handshake,
     attested_start,
+    calls,
     cold_start,
     cpu,
     machine,
@@ -31,6 +32,7 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 SUBJECTS: dict[str, Callable[[Session], list[Row | Omission]]] = {
     "cold_start": cold_start.measure,
     "warm_run": warm_run.measure,
+    "calls": calls.measure,
     "cpu": cpu.measure,
     "memory": memory.measure,
     "rediscovery": rediscovery.measure,

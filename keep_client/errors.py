@@ -87,6 +87,8 @@ class ProblemError(KeepClientError):
         self.detail = problem.detail
         self.field = problem.field
         self.remedy = problem.remedy
+        self.trap = problem.trap
+        self.backtrace = problem.backtrace
 
 
 class ProtocolError(KeepClientError):

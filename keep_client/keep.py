@@ -110,6 +110,16 @@ class KeepClient:
         """Start a run; with `wait`, returns when it has exited or after about that many seconds."""
         return self._call(keep_calls.start_run(request or RunRequest(), wait))
 
+    def call(
+        self, function: str, arguments: Sequence[Any] = (), *, timeout: float | None = None, memory: int | None = None
+    ) -> Any:
+        """Call an exported function of the workload, `INTERFACE#FUNCTION` of an exported interface.
+
+        `arguments` and the result are what JSON can hold; integers beyond 2^53 may be strings and come as strings.
+        `timeout` is in seconds, `memory` in bytes. `ProblemError.field` names the argument that does not fit.
+        """
+        return self._call(keep_calls.call(function, arguments, memory, timeout))
+
     def list_runs(self) -> RunList:
         """The runs that the keep remembers, oldest first."""
         return self._call(keep_calls.list_runs())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -18,10 +19,12 @@ from keep_client.calls import (
     expect_json,
     expect_nothing,
 )
-from keep_client.errors import NotAFileError, NotAFolderError, ProtocolError
+from keep_client.errors import InvalidArgumentError, NotAFileError, NotAFolderError, ProtocolError
 from keep_client.sources import Source
 from keep_protocol.keep_api import (
     WASM_MEDIA_TYPE,
+    CallRequest,
+    CallResult,
     FileList,
     FileStored,
     KeepStatus,
@@ -88,6 +91,33 @@ def start_run(request: RunRequest, wait: float | None) -> Call[Run]:
     return Call(
         Request("POST", "/v1/runs", headers=headers, body=body, read_timeout=READ_TIMEOUT + (wait or 0)),
         expect_json(Run),
+    )
+
+
+def call(function: str, arguments: Sequence[Any], memory: int | None, timeout: float | None) -> Call[Any]:
+    """`POST /v1/call/{function}`; the guest decides how long that takes, up to `timeout`."""
+    try:
+        encoded = msgspec.json.encode(list(arguments))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgumentError(f"the arguments have no form in JSON: {error}") from None
+    request = CallRequest(msgspec.Raw(encoded), memory, timeout)
+    decode = expect_json(CallResult)
+
+    def result(head: Head, body: bytes) -> Any:
+        try:
+            return msgspec.json.decode(decode(head, body).result)
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"the result is out of range: {error}") from None
+
+    return Call(
+        Request(
+            "POST",
+            f"/v1/call/{segment(function)}",
+            headers={"content-type": "application/json"},
+            body=msgspec.json.encode(request),
+            read_timeout=None,
+        ),
+        result,
     )
 
 

@@ -50,6 +50,15 @@ class ErrorCode(StrEnum):
     COMPILE_LIMIT = "compile-limit"
     DIGEST_INVALID = "digest-invalid"
     DIGEST_MISMATCH = "digest-mismatch"
+    WORKLOAD_NOT_RUNNABLE = "workload-not-runnable"
+    FUNCTION_NOT_FOUND = "function-not-found"
+    FUNCTION_UNSUPPORTED = "function-unsupported"
+    CALL_TRAPPED = "call-trapped"
+    CALL_EXITED = "call-exited"
+    CALL_MEMORY = "call-memory"
+    CALL_TIMEOUT = "call-timeout"
+    CALL_LOST = "call-lost"
+    RESULT_TOO_LARGE = "result-too-large"
     RUN_NOT_FOUND = "run-not-found"
     RUN_STATE_CONFLICT = "run-state-conflict"
     STDIN_CONFLICT = "stdin-conflict"
@@ -116,6 +125,15 @@ _STATUS = {
     ErrorCode.COMPILE_LIMIT: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.DIGEST_INVALID: HTTPStatus.BAD_REQUEST,
     ErrorCode.DIGEST_MISMATCH: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.WORKLOAD_NOT_RUNNABLE: HTTPStatus.CONFLICT,
+    ErrorCode.FUNCTION_NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.FUNCTION_UNSUPPORTED: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.CALL_TRAPPED: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.CALL_EXITED: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.CALL_MEMORY: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.CALL_TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT,
+    ErrorCode.CALL_LOST: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.RESULT_TOO_LARGE: HTTPStatus.BAD_GATEWAY,
     ErrorCode.RUN_NOT_FOUND: HTTPStatus.NOT_FOUND,
     ErrorCode.RUN_STATE_CONFLICT: HTTPStatus.CONFLICT,
     ErrorCode.STDIN_CONFLICT: HTTPStatus.CONFLICT,
@@ -146,6 +164,10 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str
     field: str | None = None
     remedy: str | None = None
+    trap: str | None = None
+    """Of a call that failed: the name of its trap."""
+    backtrace: tuple[str, ...] = ()
+    """Of a call that failed: where the guest was, innermost first."""
 
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -154,12 +176,23 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 class RefusalError(Exception):
     """A request is refused for a reason that its sender can read and act upon."""
 
-    def __init__(self, code: ErrorCode, detail: str, *, field: str | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self,
+        code: ErrorCode,
+        detail: str,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        trap: str | None = None,
+        backtrace: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.field = field
         self.remedy = remedy
+        self.trap = trap
+        self.backtrace = backtrace
 
     def problem(self) -> Problem:
         """What goes over the wire."""
@@ -171,4 +204,6 @@ class RefusalError(Exception):
             code=self.code.value,
             field=self.field,
             remedy=self.remedy,
+            trap=self.trap,
+            backtrace=self.backtrace,
         )

@@ -7,9 +7,10 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from keep_protocol.secret_api import USES_SCHEMA, SecretUse
-from keep_protocol.states import Backend, ExitReason, FileArea, KeepRole, RunState, WorkloadState
+from keep_protocol.states import Backend, ExitReason, FileArea, KeepRole, RunState, WorkloadKind, WorkloadState
 
 WASM_MEDIA_TYPE = "application/wasm"
+PYTHON_MEDIA_TYPE = "text/x-python"
 CMW_MEDIA_TYPE = "application/cmw+cbor"
 """Conceptual message wrapper, RFC 9999: a collection of evidence, claims, endorsements and log."""
 
@@ -17,13 +18,73 @@ _Argument: TypeAlias = Annotated[str, msgspec.Meta(max_length=128 * 1024, patter
 _EnvironmentName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern="^[^=\\x00]+$")]
 
 
+class WorkloadImport(msgspec.Struct, frozen=True):
+    """Something that a workload wants: `MODULE.NAME` of a module, an interface of a component.
+
+    `type` is like `func(i32) -> i32`, `memory`, `instance`; `given` says whether a keep has it.
+    """
+
+    name: str
+    type: str
+    given: bool
+
+
+class WorkloadExport(msgspec.Struct, frozen=True):
+    """Something that a workload offers. What has a type that begins with `func` can be called by its name."""
+
+    name: str
+    type: str
+
+
+class WorkloadDescription(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a workload is: told from its bytes, before anything of it runs."""
+
+    kind: WorkloadKind
+    imports: tuple[WorkloadImport, ...] = ()
+    exports: tuple[WorkloadExport, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What will not work."""
+    imports_omitted: int = 0
+    """Further imports, which are not listed."""
+    exports_omitted: int = 0
+    """Further exports, which are not listed."""
+
+
 class WorkloadInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a keep has loaded. `digest` is the SHA-256 of the upload in hex, `size` its bytes."""
+    """What a keep has loaded. `digest` is the SHA-256 of the upload in hex, `size` its bytes.
+
+    The rest is as in `WorkloadDescription`; `GET /v1/status` leaves the lists out.
+    """
 
     state: WorkloadState
     digest: str | None = None
     size: int | None = None
     loaded_at: str | None = None
+    kind: WorkloadKind | None = None
+    imports: tuple[WorkloadImport, ...] = ()
+    exports: tuple[WorkloadExport, ...] = ()
+    problems: tuple[str, ...] = ()
+    imports_omitted: int = 0
+    exports_omitted: int = 0
+
+
+class CallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One call of an exported function. Limits left out are those of the spec; larger ones are refused."""
+
+    arguments: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array", "default": []})] = msgspec.field(
+        default_factory=lambda: msgspec.Raw(b"[]")
+    )
+    """A JSON array with one value for each parameter."""
+    memory: Annotated[int, msgspec.Meta(ge=65536, le=2**53 - 1)] | None = None
+    """Bytes of each linear memory of the guest."""
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=10 * 365 * 86400)] | None = None
+    """Seconds from the call's begin to its end, not counting the time in which it waits for others."""
+
+
+class CallResult(msgspec.Struct, frozen=True):
+    """What a function returned: null for nothing, an array if a module's function returns several values."""
+
+    result: msgspec.Raw
 
 
 class KeepStatus(msgspec.Struct, frozen=True):

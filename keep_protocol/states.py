@@ -33,6 +33,33 @@ class WorkloadState(StrEnum):
     LOADED = "loaded"
 
 
+class WorkloadKind(StrEnum):
+    """What a workload is, as far as its bytes tell."""
+
+    COMMAND = "command"
+    """A module for WASI preview 1 with `_start`."""
+    REACTOR = "reactor"
+    """A module with `_initialize`, whose functions are called."""
+    MODULE = "module"
+    """Any other module; its functions are called."""
+    COMPONENT_COMMAND = "component-command"
+    """A component of world `wasi:cli/command`."""
+    HTTP_PROXY = "http-proxy"
+    """A component of world `wasi:http/proxy`."""
+    COMPONENT = "component"
+    """A component of any other world; its functions are called."""
+
+    @property
+    def is_component(self) -> bool:
+        """Whether it is of the component model."""
+        return self in {WorkloadKind.COMPONENT_COMMAND, WorkloadKind.HTTP_PROXY, WorkloadKind.COMPONENT}
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it can be run, and not only called."""
+        return self in {WorkloadKind.COMMAND, WorkloadKind.COMPONENT_COMMAND}
+
+
 class RunState(StrEnum):
     """Where a run stands."""
 

@@ -12,11 +12,13 @@ from keep_protocol import __version__
 from testers.deployment import error_line
 from testers.keepctl import (
     attest,
+    calls,
     certificate,
     completion,
     events,
     files,
     identities,
+    inspection,
     keeps,
     policies,
     run,
@@ -50,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         keeps,
         events,
         workloads,
+        calls,
+        inspection,
         run,
         files,
         secrets,

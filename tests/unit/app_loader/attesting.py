@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 from app_loader.attesters.interface import Attester
 from app_loader.attesters.selection import SimulatedAttester
+from app_loader.calls import Calls
 from app_loader.dispatch import Dispatcher
 from app_loader.evidence import EvidenceMaker
 from app_loader.files import Files
@@ -138,6 +139,8 @@ class AttestedServing(Serving):
             def info(self) -> WorkloadInfo:
                 return serving.workload
 
+            summary = info
+
         files = Files(self.folder / "files", 2**20)
         files.prepare()
         self.keep = Keep(
@@ -153,6 +156,7 @@ class AttestedServing(Serving):
             files=files,
             workload=cast(Workload, _Loaded()),
             runs=cast(Runs, SimpleNamespace(active=0, queued=0)),
+            calls=cast(Calls, None),
             evidence=self.evidence,
             spki=self.identity.spki,
         )

@@ -10,19 +10,20 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 import wasmtime
 
+from app_loader.calls import Calls
 from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
 from app_loader.runs import Runs
 from app_loader.workload import Workload
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import Run, RunExit, RunRequest, WorkloadInfo
+from keep_protocol.keep_api import CallRequest, Run, RunExit, RunRequest, WorkloadInfo
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, Principal
 from keep_protocol.states import Backend, KeepRole, RunState
 
@@ -91,6 +92,7 @@ class Execution:
     runner: Runner
     workload: Workload
     runs: Runs
+    calls: Calls
 
     async def load(self, wasm: bytes) -> WorkloadInfo:
         return await self.workload.replace(stream(wasm), expected_digest=None, size=len(wasm))
@@ -98,6 +100,12 @@ class Execution:
     async def run(self, request: RunRequest | None = None) -> Run:
         started = await self.runs.start(request or RunRequest())
         return await self.finished(started.id)
+
+    async def call(self, function: str, *arguments: Any, **limits: float) -> Any:
+        """What a function returns."""
+        request = CallRequest(arguments=msgspec.Raw(msgspec.json.encode(arguments)))
+        result = await self.calls.call(function, msgspec.structs.replace(request, **limits))
+        return msgspec.json.decode(result.result)
 
     async def finished(self, run_id: str) -> Run:
         return await self.runs.wait(run_id, PATIENCE)
@@ -122,6 +130,7 @@ class Execution:
 
     async def close(self) -> None:
         await self.runs.close()
+        self.calls.close()
         await self.runner.close()
 
 
@@ -142,7 +151,8 @@ def execute(
         workload.restore()
         runs = Runs(state, runner, workload, wanted, oom_kills)
         runs.restore()
-        execution = Execution(state, runner, workload, runs)
+        calls = Calls(runner, workload, wanted.limits, oom_kills)
+        execution = Execution(state, runner, workload, runs, calls)
         try:
             async with asyncio.timeout(PATIENCE):
                 return await scenario(execution)

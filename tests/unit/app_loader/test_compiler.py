@@ -11,7 +11,7 @@ from app_loader.compilation import CompileLimits, compile_file
 from app_loader.compiler import first_line
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import MiB
-from tests.unit.app_loader.execution_harness import RETURNS, Execution, execute, guest, wat
+from tests.unit.app_loader.execution_harness import RETURNS, Execution, execute, wat
 
 
 def nested_loops(depth: int) -> bytes:
@@ -59,9 +59,9 @@ def test_a_module_that_is_invalid_is_refused_with_the_compilers_reason(tmp_path:
 @pytest.mark.parametrize(
     ("text", "feature"),
     [
-        ("(module (memory 1 1 shared))", "threads"),
-        ("(module (memory i64 1))", "memory64"),
-        ("(module (memory 1) (memory 1))", "multi"),
+        ('(module (memory 1 1 shared) (func (export "f")))', "threads"),
+        ('(module (memory i64 1) (func (export "f")))', "memory64"),
+        ('(module (memory 1) (memory 1) (func (export "f")))', "multi"),
         ("(module (type (struct (field i32))))", "gc"),
     ],
 )
@@ -92,20 +92,20 @@ def test_an_import_of_another_type_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '(module (func (export "add")))',
         "(module)",
-        '(module (func (export "_start") (param i32)))',
         '(module (memory (export "_start") 1))',
+        '(module (func (export "_initialize")))',
     ],
 )
-def test_a_module_without_a_function_to_run_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_module_without_a_function_to_run_or_to_call_is_refused(tmp_path: Path, text: str) -> None:
     refusal = refusal_of(tmp_path, wat(text))
     assert refusal.code == ErrorCode.WORKLOAD_INVALID
     assert "_start" in refusal.detail
 
 
 def test_what_a_module_lacks_is_named_by_what_it_has(tmp_path: Path) -> None:
-    assert "'memory', 'add'" in refusal_of(tmp_path, guest("no_start")).detail
+    text = '(module (memory (export "memory") 1) (global (export "version") i32 (i32.const 1)))'
+    assert "'memory', 'version'" in refusal_of(tmp_path, wat(text)).detail
 
 
 def test_a_compilation_that_takes_too_much_processor_time_is_ended(tmp_path: Path) -> None:

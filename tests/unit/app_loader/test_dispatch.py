@@ -41,6 +41,10 @@ async def refuse(keep: Keep, request: Request) -> Response:
     raise RefusalError(ErrorCode.WORKLOAD_EMPTY, "nothing is loaded", remedy="load something")
 
 
+async def refuse_for_now(keep: Keep, request: Request) -> Response:
+    raise RefusalError(ErrorCode.TOO_MANY_REQUESTS, "64 calls are waiting")
+
+
 OWNER = frozenset({KeepRole.OWNER})
 ROUTES = (
     Route("POST", "/json", OWNER, take_json, "", answers={}),
@@ -48,11 +52,17 @@ ROUTES = (
     Route("GET", "/full", OWNER, fill_disk, "", answers={}),
     Route("GET", "/refuse", OWNER, refuse, "", answers={}),
     Route("DELETE", "/refuse", OWNER, refuse, "", answers={}),
+    Route("GET", "/later", OWNER, refuse_for_now, "", answers={}),
 )
 
 
 def answer(method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Response:
     return ask(request(method, target, body, headers), routes=ROUTES)
+
+
+def test_who_asks_too_much_is_told_when_to_ask_again() -> None:
+    response = answer("GET", "/later")
+    assert (response.status, response.headers["retry-after"]) == (429, "1")
 
 
 def test_a_refusal_becomes_a_problem_with_its_code_and_remedy() -> None:

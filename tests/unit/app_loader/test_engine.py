@@ -7,30 +7,50 @@ import ctypes
 import wasmtime
 from wasmtime import _bindings
 
-from app_loader import wasmtime_binding
-from app_loader.guest import TRAPS
+from app_loader import component_binding, wasmtime_binding
+from app_loader.traps import TRAPS
 
 
 def test_the_structures_have_the_layout_of_the_installed_library() -> None:
     assert ctypes.sizeof(wasmtime_binding.Instance) == ctypes.sizeof(_bindings.wasmtime_instance_t)
     assert ctypes.sizeof(wasmtime_binding.ByteVector) == ctypes.sizeof(_bindings.wasm_byte_vec_t)
     assert ctypes.sizeof(wasmtime_binding.PointerVector) == ctypes.sizeof(_bindings.wasm_importtype_vec_t)
+    assert ctypes.sizeof(wasmtime_binding.Value) == ctypes.sizeof(_bindings.wasmtime_val_t)
     # Only ever written by the library, so more room than needed is allowed, less would be overrun.
-    assert ctypes.sizeof(wasmtime_binding.Value) >= ctypes.sizeof(_bindings.wasmtime_val_t)
     assert ctypes.sizeof(wasmtime_binding.Extern) >= ctypes.sizeof(_bindings.wasmtime_extern_t)
-    assert wasmtime_binding.Value.i32.offset == _bindings.wasmtime_val_t.of.offset
+    assert wasmtime_binding.Value.of.offset == _bindings.wasmtime_val_t.of.offset
     assert wasmtime_binding.Extern.item.offset == _bindings.wasmtime_extern_t.of.offset
 
 
+def test_the_structures_for_components_have_the_layout_of_the_installed_library() -> None:
+    pairs = (
+        (component_binding.ComponentInstance, _bindings.wasmtime_component_instance_t),
+        (component_binding.ComponentFunction, _bindings.wasmtime_component_func_t),
+        (component_binding.ValueType, _bindings.wasmtime_component_valtype_t),
+        (component_binding.Item, _bindings.wasmtime_component_item_t),
+        (component_binding.ComponentValue, _bindings.wasmtime_component_val_t),
+        (component_binding.RecordEntry, _bindings.wasmtime_component_valrecord_entry_t),
+        (component_binding.VariantValue, _bindings.wasmtime_component_valvariant_t),
+        (component_binding.ResultValue, _bindings.wasmtime_component_valresult_t),
+    )
+    for ours, theirs in pairs:
+        assert ctypes.sizeof(ours) == ctypes.sizeof(theirs), ours
+    assert component_binding.ComponentValue.of.offset == _bindings.wasmtime_component_val_t.of.offset
+    assert component_binding.RecordEntry.value.offset == _bindings.wasmtime_component_valrecord_entry_t.val.offset
+
+
+_BOUND = {**wasmtime_binding._SIGNATURES, **component_binding._SIGNATURES}
+
+
 def test_every_function_takes_as_many_parameters_as_in_the_installed_library() -> None:
-    for name, (_, parameters) in wasmtime_binding._SIGNATURES.items():
+    for name, (_, parameters) in _BOUND.items():
         bound = getattr(_bindings, f"_{name}", None)
         if bound is not None:
             assert len(parameters) == len(bound.argtypes), name
 
 
 def test_sizes_of_numbers_are_those_of_the_installed_library() -> None:
-    for name, (result, parameters) in wasmtime_binding._SIGNATURES.items():
+    for name, (result, parameters) in _BOUND.items():
         bound = getattr(_bindings, f"_{name}", None)
         if bound is None:
             continue

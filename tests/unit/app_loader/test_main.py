@@ -155,6 +155,43 @@ def test_a_workload_is_loaded_run_and_its_output_fetched(keep: KeepProcess) -> N
     assert [each.id for each in listed.runs] == [run.id]
 
 
+def test_a_function_is_called_over_the_wire_and_problems_name_what_is_wrong(keep: KeepProcess) -> None:
+    keep.load("arithmetic")
+    caller = keep.connect(keep.caller)
+    assert caller.ask("POST", "/v1/call/add", b'{"arguments": [40, 2]}', content_type=JSON).body == b'{"result":42}'
+    wrong = caller.ask("POST", "/v1/call/add", b'{"arguments": [40, "2"]}', content_type=JSON).problem
+    assert (wrong.code, wrong.field) == ("field-invalid", "$.arguments[1]")
+    unknown = caller.ask("POST", "/v1/call/no%2Fsuch%23function", b"{}", content_type=JSON)
+    assert (unknown.status, unknown.problem.code) == (404, "function-not-found")
+    assert "no/such#function" in unknown.problem.detail
+    trapped = caller.ask("POST", "/v1/call/divide", b'{"arguments": [1, 0]}', content_type=JSON).problem
+    assert (trapped.code, trapped.trap) == ("call-trapped", "integer-division-by-zero")
+    assert trapped.backtrace
+    late = caller.ask("POST", "/v1/call/fibonacci", b'{"arguments": [60], "timeout": 0.1}', content_type=JSON)
+    assert (late.status, late.problem.code) == (504, "call-timeout")
+    deep = b'{"arguments": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert caller.ask("POST", "/v1/call/add", deep, content_type=JSON).problem.code == "bad-request"
+    assert caller.ask("POST", "/v1/call/add", b'{"arguments": 7}', content_type=JSON).problem.field == "$.arguments"
+    assert caller.ask("POST", "/v1/call/add", b'{"arg": []}', content_type=JSON).problem.code == "field-invalid"
+    provider = keep.connect(keep.provider)
+    assert provider.ask("POST", "/v1/call/add", b"{}", content_type=JSON).problem.code == "forbidden"
+
+
+def test_status_leaves_out_what_the_workload_imports_and_exports(keep: KeepProcess) -> None:
+    keep.load("geometry")
+    owner = keep.connect(keep.owner)
+    info = msgspec.json.decode(owner.ask("GET", "/v1/workload").body, type=WorkloadInfo)
+    assert (info.kind, len(info.exports)) == ("component", 4)
+    status = msgspec.json.decode(owner.ask("GET", "/v1/status").body, type=KeepStatus)
+    assert (status.workload.kind, status.workload.exports) == ("component", ())
+
+
+def test_python_source_is_refused_by_name(keep: KeepProcess) -> None:
+    refused = keep.connect(keep.owner).ask("PUT", "/v1/workload", b"print(1)", content_type="text/x-python")
+    assert (refused.status, refused.problem.code) == (415, "media-type-unsupported")
+    assert "Python source" in refused.problem.detail
+
+
 def test_a_run_that_is_not_waited_for_is_accepted_and_outlives_its_client(keep: KeepProcess) -> None:
     keep.load("endless")
     wire = keep.connect(keep.caller)

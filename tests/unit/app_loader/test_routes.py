@@ -36,6 +36,7 @@ MATRIX = {
     "PUT /v1/workload": {_OWNER},
     "DELETE /v1/workload": {_OWNER},
     "POST /v1/runs": {_OWNER, _CALLER},
+    "POST /v1/call/{function}": {_OWNER, _CALLER},
     "GET /v1/runs": {_OWNER, _CALLER, _RESULT, _AUDITOR},
     "GET /v1/runs/{run}": {_OWNER, _CALLER, _RESULT, _AUDITOR},
     "GET /v1/runs/{run}/stdout": {_OWNER, _CALLER, _RESULT},

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from app_loader.attesters.selection import TpmQuoter
+from app_loader.calls import Calls
 from app_loader.evidence import EvidenceMaker
 from app_loader.files import Files
 from app_loader.keep import Keep
@@ -35,8 +36,17 @@ def keep_in(state: Path, *keys: str, evidence: EvidenceKind | None = None) -> Ke
     wanted = msgspec.structs.replace(spec(), evidence=evidence)
     raw = canonical(wanted).decode()
     configuration = Configuration("0" * 16, "1" * 8, raw, "example.org", (), sealing_keys=keys)
-    files, workload, runs = cast(Files, None), cast(Workload, None), cast(Runs, None)
-    return Keep(configuration, wanted, invocation="f" * 32, files=files, workload=workload, runs=runs, state=state)
+    files, workload, runs, calls = cast(Files, None), cast(Workload, None), cast(Runs, None), cast(Calls, None)
+    return Keep(
+        configuration,
+        wanted,
+        invocation="f" * 32,
+        files=files,
+        workload=workload,
+        runs=runs,
+        calls=calls,
+        state=state,
+    )
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import cast
 import msgspec
 import pytest
 
+from app_loader.calls import Calls
 from app_loader.dispatch import Dispatcher
 from app_loader.files import Files
 from app_loader.keep import Keep
@@ -33,9 +34,9 @@ def keep_with(evidence: EvidenceKind | None = None) -> Keep:
     """A keep that holds secrets and does nothing else."""
     wanted = msgspec.structs.replace(spec(), evidence=evidence)
     configuration = Configuration("0" * 16, "1" * 8, canonical(wanted).decode(), "example.org", ())
-    nothing = (cast(Files, None), cast(Workload, None), cast(Runs, None))
-    files, workload, runs = nothing
-    return Keep(configuration, wanted, invocation="f" * 32, files=files, workload=workload, runs=runs)
+    nothing = (cast(Files, None), cast(Workload, None), cast(Runs, None), cast(Calls, None))
+    files, workload, runs, calls = nothing
+    return Keep(configuration, wanted, invocation="f" * 32, files=files, workload=workload, runs=runs, calls=calls)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import pytest
 
+from app_loader.calls import Calls
 from app_loader.runner import Runner
 from app_loader.runs import Runs
 from app_loader.secret_files import SecretFiles, memory_parent
@@ -43,7 +44,13 @@ def with_secrets(
         await runner.attach()
         store = SecretStore()
         workload = Workload(state, runner, wanted.limits)
-        execution = Execution(state, runner, workload, Runs(state, runner, workload, wanted, secrets=store))
+        execution = Execution(
+            state,
+            runner,
+            workload,
+            Runs(state, runner, workload, wanted, secrets=store),
+            Calls(runner, workload, wanted.limits),
+        )
         workload.restore()
         execution.runs.restore()
         try:

@@ -78,7 +78,7 @@ def test_an_upload_in_pieces_of_one_byte_is_the_same_upload(tmp_path: Path) -> N
         (b"", "empty"),
         (b"hello, this is text", "no WebAssembly"),
         (b"\x7fELF\x02\x01\x01\0" + bytes(100), "ELF"),
-        (b"\0asm\x0d\0\x01\0" + bytes(10), "component"),
+        (b"\0asm\x0d\0\x01\0" + bytes(10), "exports nothing"),
         (b'(module (func (export "_start")))', "text"),
         (b" (module (memory 1))", "text"),
         (b";; a comment", "text"),

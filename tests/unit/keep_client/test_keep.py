@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from keep_client import (
@@ -25,7 +26,7 @@ from keep_client import (
     ProtocolError,
 )
 from keep_client.calls import MAX_ANSWER
-from keep_protocol.errors import ErrorCode
+from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import FileKind, FileList, FileStored, Run, RunExit, RunRequest, WorkloadInfo
 from keep_protocol.states import ExitReason, FileArea, RunState, WorkloadState
 from tests.unit.keep_client.certificates import Pair
@@ -199,6 +200,49 @@ def test_a_stored_file_is_acknowledged_with_its_digest(start_keep: StartKeep) ->
     assert server.received[0].segments == ("v1", "files", "input", "ä", "x")
     keep.make_folder(FileArea.INPUT, "empty")
     assert server.received[1].path == "/v1/files/input/empty/"
+
+
+def test_a_function_is_called_with_json_and_its_result_is_json(start_keep: StartKeep) -> None:
+    server, keep = start_keep(lambda _: Reply(body=b'{"result": {"ok": [1, "9007199254740993", null]}}'))
+    assert keep.call("a:b/c#d", [1, {"x": None}], timeout=2.5) == {"ok": [1, "9007199254740993", None]}
+    (asked,) = server.received
+    assert (asked.method, asked.path) == ("POST", "/v1/call/a%3Ab%2Fc%23d")
+    assert msgspec.json.decode(asked.body) == {"arguments": [1, {"x": None}], "memory": None, "timeout": 2.5}
+
+
+def test_the_async_twin_calls_too(start_keep: StartKeep, keep_pair: Pair, credentials: Credentials) -> None:
+    server, _ = start_keep(lambda _: Reply(body=b'{"result": 42}'))
+
+    async def call() -> object:
+        async with AsyncKeepClient.from_certificate(
+            server.endpoint, keep_pair.certificate, credentials=credentials
+        ) as keep:
+            return await keep.call("add", (40, 2))
+
+    assert asyncio.run(call()) == 42
+
+
+def test_arguments_that_json_has_not_are_never_sent(start_keep: StartKeep) -> None:
+    server, keep = start_keep(lambda _: Reply())
+    with pytest.raises(InvalidArgumentError):
+        keep.call("f", [object()])
+    assert server.received == []
+
+
+def test_a_trap_of_a_call_is_an_error_with_trap_and_backtrace(start_keep: StartKeep) -> None:
+    refusal = RefusalError(ErrorCode.CALL_TRAPPED, "wasm trap", trap="unreachable", backtrace=("main!f+0x1",))
+    reply = Reply(502, msgspec.json.encode(refusal.problem()), "application/problem+json")
+    _, keep = start_keep(lambda _: reply)
+    with pytest.raises(ProblemError) as caught:
+        keep.call("f")
+    assert (caught.value.trap, caught.value.backtrace) == ("unreachable", ("main!f+0x1",))
+
+
+@pytest.mark.parametrize("body", [b'{"result": 1e999}', b'{"result": ' + b"[" * 5000 + b"]" * 5000 + b"}", b"{}"])
+def test_a_result_that_is_none_is_against_the_protocol(start_keep: StartKeep, body: bytes) -> None:
+    _, keep = start_keep(lambda _: Reply(body=body))
+    with pytest.raises(ProtocolError):
+        keep.call("f")
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../b", "a//b", "./a", "a/", "\udc80"])

@@ -15,6 +15,8 @@ import msgspec
 from keep_client import KeepPin
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import (
+    CallRequest,
+    CallResult,
     FileKind,
     FileList,
     FileStored,
@@ -23,6 +25,7 @@ from keep_protocol.keep_api import (
     RunExit,
     RunList,
     RunRequest,
+    WorkloadDescription,
     WorkloadInfo,
 )
 from keep_protocol.manager_api import (
@@ -41,7 +44,17 @@ from keep_protocol.manager_api import (
     ManagerFile,
 )
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
-from keep_protocol.states import Backend, Desired, ExitReason, FileArea, KeepRole, KeepState, RunState, WorkloadState
+from keep_protocol.states import (
+    Backend,
+    Desired,
+    ExitReason,
+    FileArea,
+    KeepRole,
+    KeepState,
+    RunState,
+    WorkloadKind,
+    WorkloadState,
+)
 from tests.unit.keep_client.certificates import Authority, Pair, keep_certificate
 from tests.unit.keep_client.servers import (
     ApiServer,
@@ -89,6 +102,10 @@ class FakeKeep:
         self.stdin = b""
         self.fed = threading.Event()
         self.stopped = threading.Event()
+        self.function: Callable[[str, CallRequest], Reply] = lambda name, request: json_reply(
+            CallResult(request.arguments)
+        )
+        self.described = WorkloadDescription(WorkloadKind.COMMAND)
         self.listing: FileList | None = None
         """What every folder is said to hold, whatever it holds."""
 
@@ -140,6 +157,8 @@ class FakeKeep:
                     return problem_reply(ErrorCode.WORKLOAD_INVALID, "no wasm", remedy="send a .wasm file")
                 self.workload, self.uploads = received.body, self.uploads + 1
                 return json_reply(self.info())
+            case "POST", "v1", "call", function:
+                return self.function(function, msgspec.json.decode(received.body, type=CallRequest))
             case method, "v1", "runs", *rest:
                 return self._runs(method, rest, received)
             case method, "v1", "files", area, *parts:
@@ -151,7 +170,17 @@ class FakeKeep:
         """What is loaded."""
         if self.workload is None:
             return WorkloadInfo(WorkloadState.EMPTY)
-        return WorkloadInfo(WorkloadState.LOADED, hashlib.sha256(self.workload).hexdigest(), len(self.workload))
+        digest, described = hashlib.sha256(self.workload).hexdigest(), self.described
+        return WorkloadInfo(
+            WorkloadState.LOADED,
+            digest,
+            len(self.workload),
+            kind=described.kind,
+            imports=described.imports,
+            exports=described.exports,
+            problems=described.problems,
+            exports_omitted=described.exports_omitted,
+        )
 
     def _runs(self, method: str, rest: list[str], received: Received) -> Reply:
         match method, *rest:

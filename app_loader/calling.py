@@ -1,0 +1,105 @@
+"""What a process for calls does: one call after the other, each in a fresh instance, until the server hangs up.
+
+It has no folders, and its standard streams lead nowhere. A call that lasts too long is ended together with its process.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+from typing import Any
+
+import msgspec
+
+from app_loader.call_messages import (
+    LENGTH,
+    MAX_RESULT,
+    Answer,
+    Broken,
+    CallOrder,
+    GuestFailed,
+    Refused,
+    Returned,
+    answer_encoder,
+    framed,
+    order_decoder,
+)
+from app_loader.confinement import confine_to_folders
+from app_loader.engine import Engine
+from app_loader.errors import CallFailedError, EngineError
+from app_loader.guest import new_store, wasi_configuration
+from app_loader.program import Program
+from app_loader.runner_messages import Assignment
+from app_loader.wasmtime_binding import library
+from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.strict_json import decode_strictly
+
+_OPEN_FILES = 64
+_BLOCK = 256 * 1024
+_NOTHING = Assignment(arguments=(), environment=(), memory=0, file_size=0, mounts=())
+
+
+def serve_calls(engine: Engine, program: Program, channel: socket.socket) -> None:
+    """Answer the calls in `channel` until its other end is closed; the caller ends the process."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    confine_to_folders(())
+    while (packet := _receive(channel)) is not None:
+        channel.sendall(framed(answer_encoder.encode(_answer(engine, program, packet))))
+
+
+def _answer(engine: Engine, program: Program, packet: bytes) -> Answer:
+    try:
+        return _call(engine, program, order_decoder.decode(packet))
+    except RefusalError as refusal:
+        return Refused(refusal.code, refusal.detail, refusal.field, refusal.remedy)
+    except CallFailedError as failed:
+        return GuestFailed(failed.report)
+    except EngineError as error:
+        return Broken(str(error)[:4096])
+    except RecursionError:
+        return Refused(ErrorCode.FIELD_INVALID, "the arguments are nested too deeply", "$.arguments")
+
+
+def _call(engine: Engine, program: Program, order: CallOrder) -> Answer:
+    arguments = _arguments(order.arguments)
+    store = new_store(engine, program, order.memory, wasi_configuration(_NOTHING, []))
+    try:
+        context = library().wasmtime_store_context(store)
+        result = program.call(context, order.function, arguments, order.memory)
+    finally:
+        library().wasmtime_store_delete(store)
+    encoded = msgspec.json.encode(result)
+    if len(encoded) > MAX_RESULT:
+        detail = f"{order.function} returned {len(encoded)} bytes of JSON, {MAX_RESULT} are possible"
+        raise RefusalError(ErrorCode.RESULT_TOO_LARGE, detail)
+    return Returned(msgspec.Raw(encoded))
+
+
+def _arguments(raw: msgspec.Raw) -> list[Any]:
+    try:
+        return decode_strictly(bytes(raw), list[Any])
+    except msgspec.ValidationError as error:
+        # Like "Number out of range - at `$[1]`".
+        detail, _, where = str(error).partition(" - at `$")
+        raise RefusalError(ErrorCode.FIELD_INVALID, detail, field=f"$.arguments{where.rstrip('`')}") from None
+    except msgspec.DecodeError as error:
+        raise RefusalError(ErrorCode.FIELD_INVALID, f"the arguments: {error}", field="$.arguments") from None
+
+
+def _receive(channel: socket.socket) -> bytes | None:
+    """One message, or None when there will be no more."""
+    head = _exactly(channel, LENGTH.size)
+    return None if head is None else _exactly(channel, LENGTH.unpack(head)[0])
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes | None:
+    received = b""
+    while len(received) < size:
+        block = channel.recv(min(size - len(received), _BLOCK))
+        if not block:
+            return None
+        received += block
+    return received

@@ -1,0 +1,27 @@
+"""What the runner keeps of a loaded workload, and its children instantiate: a module or a component."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from app_loader.runner_messages import Report
+
+
+class Program(Protocol):
+    """A workload, linked as far as it can be before it is run. `context` is a `wasmtime_context_t`, fresh each time."""
+
+    max_instances: int
+    """Of core modules that one instantiation may make."""
+    max_memories: int
+
+    def run(self, context: int, memory: int) -> Report:
+        """Run it as a command. `memory` is its limit in bytes."""
+
+    def call(self, context: int, function: str, arguments: list[Any], memory: int) -> Any:
+        """Call an exported function with decoded JSON; its result is encodable as JSON.
+
+        Raises `CallError`, and `RefusalError` for arguments that do not fit.
+        """
+
+    def close(self) -> None:
+        """Free it."""

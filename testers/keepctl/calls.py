@@ -1,0 +1,67 @@
+"""`keepctl call`: one function of a keep's workload."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from keep_client import ProblemError
+from testers.deployment import Deployment, error_line, printable
+from testers.keepctl.command import add_command, add_policy_option
+from testers.keepctl.connecting import open_keep
+from testers.keepctl.console import say, show_json_line
+from testers.keepctl.quantities import duration, size
+
+if TYPE_CHECKING:
+    from testers.keepctl.command import Subparsers
+
+_FAILED = 1
+
+
+def register(subparsers: Subparsers) -> None:
+    """Declare this command."""
+    call = add_command(
+        subparsers,
+        "call",
+        "call an exported function of a keep's workload",
+        _call,
+        examples=(
+            "keepctl call prices add 40 2",
+            "keepctl call shapes 'wasmkeep:geometry/figures@1.0.0#area' '{\"circle\": 1.5}'",
+            "keepctl call prices total -- -1e3 '[1, 2, 3]'",
+        ),
+        details=(
+            "Each argument is JSON; what is no JSON is a string. The result is printed as JSON.\n"
+            "Every call has an instance of its own. `keepctl inspect KEEP` lists what can be called."
+        ),
+    )
+    call.add_argument("keep", metavar="KEEP", help="id or name")
+    add_policy_option(call)
+    call.add_argument("function", metavar="FUNCTION", help="its name, or INTERFACE#NAME of an exported interface")
+    call.add_argument("arguments", metavar="ARG", nargs="*", help="one for each parameter, as JSON")
+    call.add_argument("--timeout", metavar="TIME", type=duration, help="time for the call, such as 5s")
+    call.add_argument("--memory", metavar="SIZE", type=size, help="memory of the guest, such as 64M")
+
+
+def _call(options: argparse.Namespace) -> int:
+    arguments = [_value(argument) for argument in options.arguments]
+    deployment = Deployment.from_options(options)
+    with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
+        try:
+            result = keep.call(options.function, arguments, timeout=options.timeout, memory=options.memory)
+        except ProblemError as problem:
+            if not problem.backtrace:
+                raise
+            say("\n    ".join((error_line(problem), *map(printable, problem.backtrace))))
+            return _FAILED
+    show_json_line(result)
+    return 0
+
+
+def _value(argument: str) -> Any:
+    try:
+        return msgspec.json.decode(argument)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return argument

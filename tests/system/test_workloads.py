@@ -1,0 +1,42 @@
+"""Every kind of workload in a real keep with its whole sandbox."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.system.deployment import Deployment, example
+
+AREA = "wasmkeep:geometry/figures@1.0.0#area"
+
+
+def test_a_component_is_run_with_input_environment_and_folders(deployment: Deployment, tmp_path: Path) -> None:
+    (text := tmp_path / "text").write_text("hello component")
+    shout = str(example("shout"))
+    ran = deployment.keepctl("run", shout, "--stdin", str(text), "--env", "GREETING=hi: ")
+    assert (ran.stdout, ran.stderr) == ("HELLO COMPONENT", "hi: 15 characters\n")
+    got = tmp_path / "loud"
+    deployment.keepctl("run", shout, "--stdin", str(text), "--get", f"/output/loud:{got}", "--", "/output/loud")
+    assert got.read_text() == "HELLO COMPONENT"
+    failed = deployment.keepctl("run", shout, "--", "/input/not-writable", check=False)
+    assert failed.returncode == 1
+
+
+def test_functions_of_modules_and_components_are_inspected_and_called(deployment: Deployment) -> None:
+    keep = deployment.create()["id"]
+    deployment.keepctl("load", keep, str(example("arithmetic")))
+    assert deployment.json("inspect", keep)["kind"] == "module"
+    assert deployment.keepctl("call", keep, "add", "40", "2").stdout == "42\n"
+    trapped = deployment.keepctl("call", keep, "divide", "1", "0", check=False)
+    assert (trapped.returncode, trapped.stderr.split(":")[1]) == (1, " call-trapped")
+    late = deployment.keepctl("call", keep, "fibonacci", "60", "--timeout", "200ms", check=False)
+    assert "call-timeout" in late.stderr
+    deployment.keepctl("load", keep, str(example("geometry")))
+    assert {"name": "words", "type": "func(text: string) -> list<string>"} in deployment.json("inspect", keep)[
+        "exports"
+    ]
+    assert json.loads(deployment.keepctl("call", keep, AREA, '{"rectangle": {"width": 2, "height": 3.5}}').stdout) == {
+        "ok": 7.0
+    }
+    assert json.loads(deployment.keepctl("call", keep, "words", "to be").stdout) == ["to", "be"]
+    deployment.keepctl("rm", keep)

@@ -1,0 +1,107 @@
+"""`keepctl call` and `keepctl inspect`, as processes against a deployment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.keep_api import WorkloadDescription, WorkloadExport, WorkloadImport
+from keep_protocol.states import WorkloadKind
+from tests.unit.keep_client.servers import Reply, problem_reply
+from tests.unit.testers.conftest import Program
+from tests.unit.testers.doubles import FakeDeployment
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+
+
+def test_arguments_are_json_and_what_is_none_is_a_string(fake: FakeDeployment, keepctl: Program) -> None:
+    keepctl("create", "--name", "prices")
+    called = keepctl("call", "prices", "echo", "1", "-2", "hello", "[1, null]", '"7"', '{"a": 0.5}', "9007199254740993")
+    assert json.loads(called.stdout) == [1, -2, "hello", [1, None], "7", {"a": 0.5}, 9007199254740993]
+    assert called.returncode == 0
+    assert json.loads(keepctl("call", "prices", "echo").stdout) == []
+    assert json.loads(keepctl("call", "prices", "echo", "--", "-1e3").stdout) == [-1000.0]
+
+
+def test_limits_of_a_call_are_passed_on(fake: FakeDeployment, keepctl: Program) -> None:
+    asked = []
+
+    def answer(name: str, request: object) -> Reply:
+        asked.append((name, request))
+        return problem_reply(ErrorCode.FUNCTION_NOT_FOUND, "there are a, b")
+
+    keepctl("create", "--name", "prices")
+    (keep,) = fake.keeps.values()
+    keep.function = answer
+    refused = keepctl("call", "prices", "a:b/c@1.0.0#d", "--timeout", "2s", "--memory", "8M")
+    assert (refused.returncode, refused.stderr) == (1, "keepctl: function-not-found: there are a, b\n")
+    ((name, request),) = asked
+    assert name == "a:b/c@1.0.0#d"
+    assert (getattr(request, "timeout", None), getattr(request, "memory", None)) == (2.0, 8 * 1024 * 1024)
+
+
+def test_a_trap_is_shown_with_its_backtrace_and_nothing_steers_the_terminal(
+    fake: FakeDeployment, keepctl: Program
+) -> None:
+    def answer(name: str, request: object) -> Reply:
+        refusal = RefusalError(ErrorCode.CALL_TRAPPED, "wasm trap", trap="unreachable", backtrace=("main!\x1b[2J+0x1",))
+        return Reply(502, msgspec.json.encode(refusal.problem()), "application/problem+json")
+
+    keepctl("create", "--name", "prices")
+    (keep,) = fake.keeps.values()
+    keep.function = answer
+    trapped = keepctl("call", "prices", "f")
+    assert trapped.returncode == 1
+    assert trapped.stderr == "keepctl: call-trapped: wasm trap\n    main!\\x1b[2J+0x1\n"
+
+
+def test_a_file_is_inspected_without_a_deployment(program: Program) -> None:
+    shown = program("testers.keepctl", "inspect", str(EXAMPLES / "hello" / "hello.wasm"))
+    assert shown.returncode == 0
+    assert "command: a command for WASI preview 1" in shown.stdout
+    assert "wasi_snapshot_preview1.fd_write   func(i32, i32, i32, i32) -> i32  yes" in shown.stdout
+    assert "_start" in shown.stdout
+
+
+@pytest.mark.parametrize("name", ["geometry", "shout", "arithmetic"])
+def test_an_inspection_is_a_document_too(program: Program, name: str) -> None:
+    shown = program("testers.keepctl", "inspect", str(EXAMPLES / name / f"{name}.wasm"), "--json")
+    document = json.loads(shown.stdout)
+    assert document["refusals"] == []
+    assert document["workload"]["exports"]
+
+
+def test_a_file_that_a_keep_would_refuse_has_status_1(program: Program, tmp_path: Path) -> None:
+    unknown = EXAMPLES.parent / "tests" / "guests" / "unknown_import.wasm"
+    shown = program("testers.keepctl", "inspect", str(unknown))
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert "env.foo" in shown.stdout
+    assert "refused: a keep does not have these imports: env.foo" in shown.stdout
+    (text := tmp_path / "app.py").write_text("print('hello')")
+    assert "refused: this is no WebAssembly" in program("testers.keepctl", "inspect", str(text)).stdout
+    assert json.loads(program("testers.keepctl", "inspect", str(text), "--json").stdout)["workload"] is None
+
+
+def test_the_workload_of_a_keep_is_inspected(fake: FakeDeployment, keepctl: Program, wasm: Path) -> None:
+    keepctl("create", "--name", "prices")
+    empty = keepctl("inspect", "prices")
+    assert (empty.returncode, empty.stderr) == (1, "keepctl: the keep prices has no workload loaded: it is empty\n")
+    (keep,) = fake.keeps.values()
+    keep.described = WorkloadDescription(
+        WorkloadKind.COMPONENT,
+        (WorkloadImport("wasi:sockets/tcp@0.2.0", "instance", True),),
+        (WorkloadExport("area", "func(of: f64) -> f64"),),
+        ("no network",),
+        exports_omitted=7,
+    )
+    keepctl("load", "prices", str(wasm))
+    shown = keepctl("inspect", "prices").stdout
+    for part in ("component: ", "wasi:sockets/tcp@0.2.0  instance  yes", "area    func(of: f64) -> f64"):
+        assert part in shown
+    assert "and 7 more exports" in shown
+    assert "note: no network" in shown
+    assert json.loads(keepctl("inspect", "prices", "--json").stdout)["kind"] == "component"
