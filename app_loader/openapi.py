@@ -5,7 +5,6 @@ Imported only where somebody asks for it: making schemas costs more than all the
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -17,6 +16,7 @@ import msgspec
 from app_loader.messages import JSON_MEDIA_TYPE
 from app_loader.routes import ROUTES, Content, Route
 from keep_protocol import __version__
+from keep_protocol.descriptions import cleaned
 from keep_protocol.errors import PROBLEM_MEDIA_TYPE, Problem
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "keep-api.json"
@@ -56,17 +56,7 @@ def document(routes: Sequence[Route] = ROUTES) -> bytes:
             },
         },
     }
-    return json.dumps(_cleaned(api), indent=2, sort_keys=True).encode() + b"\n"
-
-
-def _cleaned(node: Any) -> Any:
-    """Descriptions come from docstrings, which are indented up to Python 3.12 and not since."""
-    if isinstance(node, dict):
-        return {
-            key: inspect.cleandoc(value) if key == "description" and isinstance(value, str) else _cleaned(value)
-            for key, value in node.items()
-        }
-    return [_cleaned(value) for value in node] if isinstance(node, list) else node
+    return json.dumps(cleaned(api), indent=2, sort_keys=True).encode() + b"\n"
 
 
 def _contents(route: Route) -> list[Content]:

@@ -12,6 +12,7 @@ import msgspec
 from keep_manager.route import Route
 from keep_manager.routes import ROUTES
 from keep_protocol import __version__
+from keep_protocol.descriptions import cleaned
 from keep_protocol.errors import PROBLEM_MEDIA_TYPE, Problem
 
 CHECKED_IN = Path(__file__).parent.parent / "docs" / "manager-api.json"
@@ -40,7 +41,7 @@ def document(routes: tuple[Route, ...] = ROUTES) -> dict[str, Any]:
 @cache
 def document_bytes() -> bytes:
     """The document of all routes as JSON, readable."""
-    return msgspec.json.format(msgspec.json.encode(document()), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(cleaned(document())), indent=1) + b"\n"
 
 
 def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str, Any]:

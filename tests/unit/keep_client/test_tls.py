@@ -155,12 +155,19 @@ def test_a_resumed_session_is_refused_because_it_proves_nothing_afresh(
             connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             while connection.recv(4096):
                 pass
+            assert not connection.session_reused
             return connection.session
 
     with serving(server):
         session = connect(None)
-        with pytest.raises(ssl.SSLCertVerificationError, match="no certificate in this handshake"):
+        refusal = None
+        try:
             connect(session)
+        except ssl.SSLCertVerificationError as error:
+            refusal = error
+    if refusal is None:
+        pytest.skip("this OpenSSL makes a whole handshake of it, so there is nothing to refuse")
+    assert "no certificate in this handshake" in str(refusal)
 
 
 def test_a_peer_below_tls_1_3_is_refused(tmp_path: Path, credentials: Credentials) -> None:
