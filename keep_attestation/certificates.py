@@ -348,6 +348,14 @@ def octet_string(data: bytes) -> bytes:
     return value
 
 
+def object_identifiers(data: bytes) -> tuple[str, ...]:
+    """The dotted names in the one DER SEQUENCE OF OBJECT IDENTIFIER in `data`. Raises `MalformedCertificateError`."""
+    try:
+        return tuple(item.dotted for item in x509.ExtKeyUsageSyntax.load(data, strict=True))
+    except Exception as error:
+        raise MalformedCertificateError(f"an extension is no list of identifiers: {error}") from None
+
+
 def integer(data: bytes) -> int:
     """The one DER INTEGER in `data`. Raises `MalformedCertificateError`."""
     value = _primitive(core.Integer, data, "INTEGER")

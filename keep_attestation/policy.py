@@ -53,6 +53,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         found: tuple[KindPolicy, ...] = getattr(self, kind.value.replace("-", "_"))
         return found
 
+    def only(self, kind: EvidenceKind) -> Policy:
+        """The same for one kind, with every other refused."""
+        fields: dict[str, Any] = {kind.value.replace("-", "_"): self.alternatives(kind)}
+        return Policy(name=self.name, **fields)
+
     @property
     def kinds(self) -> frozenset[EvidenceKind]:
         return frozenset(kind for kind in EvidenceKind if self.alternatives(kind))

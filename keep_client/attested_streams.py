@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -36,6 +37,15 @@ def _failure(error: BaseException) -> Exception | None:
 def _nobody() -> ssl.SSLContext:
     """For httpx's own pool, which ours replaces: it loads no CAs, and would trust none if it were ever used."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _left(until: float | None) -> float | None:
+    """For all of a proof, not for each of its bytes: a peer that sends one now and then is none. Raises httpcore's."""
+    if until is None:
+        return None
+    if (left := until - time.monotonic()) <= 0:
+        raise httpcore.ReadTimeout("it has not proven itself in time")
+    return left
 
 
 class _TlsStream(httpcore.NetworkStream):
@@ -80,13 +90,14 @@ class _ProvenStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         tls = AttestedTls(self._context, self._peer)
+        until = None if timeout is None else time.monotonic() + timeout
         steps = tls.establish()
         try:
             sending = next(steps)
             while True:
                 if sending:
-                    self._below.write(sending, timeout)
-                sending = steps.send(self._below.read(_READ, timeout))
+                    self._below.write(sending, _left(until))
+                sending = steps.send(self._below.read(_READ, _left(until)))
         except StopIteration:
             return _TlsStream(self._below, tls)
         except BaseException as error:
@@ -176,13 +187,14 @@ class _AsyncProvenStream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         tls = AttestedTls(self._context, self._peer)
+        until = None if timeout is None else time.monotonic() + timeout
         steps = tls.establish()
         try:
             sending = next(steps)
             while True:
                 if sending:
-                    await self._below.write(sending, timeout)
-                received = await self._below.read(_READ, timeout)
+                    await self._below.write(sending, _left(until))
+                received = await self._below.read(_READ, _left(until))
                 try:
                     sending = steps.send(received)
                 except StopIteration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from keep_attestation.policy import Policy
     from keep_attestation.verification import EndorsementSource
 
+_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 RESTART_PATIENCE = 15.0
 """Seconds for which a keep that is just being restarted may have no record."""
 
@@ -45,6 +47,7 @@ def connect_keep(
     evidence is not connected to without a policy. Nothing is sent to the keep yet; `verify()` does that.
     """
     found = manager.get_record(keep) if isinstance(keep, str) else keep
+    _check_asked(keep, found)
     return KeepClient(
         found.endpoint,
         _peer(found, policy, spec_digest, workload_digest, sources),
@@ -65,12 +68,19 @@ async def connect_keep_async(
 ) -> AsyncKeepClient:
     """The twin of `connect_keep`."""
     found = await manager.get_record(keep) if isinstance(keep, str) else keep
+    _check_asked(keep, found)
     return AsyncKeepClient(
         found.endpoint,
         _peer(found, policy, spec_digest, workload_digest, sources),
         credentials=credentials or manager.credentials,
         fetch_record=lambda: _record_after_restart_async(manager, found.id),
     )
+
+
+def _check_asked(asked: str | Keep, found: Keep | KeepRecord) -> None:
+    # Names are the manager's to resolve; an id is not.
+    if isinstance(asked, str) and _ID.fullmatch(asked) and found.id != asked:
+        raise InvalidArgumentError(f"the manager answers for keep {found.id!a}, not for {asked}: refused")
 
 
 def _peer(

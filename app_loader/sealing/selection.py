@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from app_loader.sealing.host_key import HostKey, read_share
 from app_loader.sealing.root_keys import KeyRing, RootKey
 from app_loader.sealing.sealer import Sealer
 from keep_protocol.evidence import EvidenceKind
-from keep_protocol.spec import KeepSpec
+from keep_protocol.spec import KeepSpec, canonical
 from keep_protocol.states import Backend
 
 
@@ -26,7 +27,7 @@ def find_sealer(
     if spec.backend is Backend.SNP:
         from app_loader.sealing.snp_key import SnpDerivedKey
 
-        return Sealer(KeyRing([SnpDerivedKey(keep)]))
+        return Sealer(KeyRing([SnpDerivedKey(keep, hashlib.sha256(canonical(spec)).digest())]))
     if spec.backend is not Backend.PROCESS:
         raise SealingUnavailableError(f"the hardware of a {spec.backend} keep gives its guests no key to seal with")
     if spec.evidence is EvidenceKind.TPM:

@@ -51,14 +51,15 @@ class SnpDerivedKey:
     kind = KeyKind.SNP
     usual: tuple[Selector, ...] = (Selector.CHIP, Selector.KEEP, Selector.MEASUREMENT)
 
-    def __init__(self, keep: str, ioctl: Ioctl | None = None) -> None:
+    def __init__(self, keep: str, spec_sha256: bytes, ioctl: Ioctl | None = None) -> None:
         """Raises `SealingError`, also where there is no device."""
         if ioctl is None:
             if not DEVICE.exists():
                 raise SealingUnavailableError(f"{DEVICE} does not exist: this is no SNP guest, or has no driver for it")
             ioctl = _ioctl
         self._ioctl = ioctl
-        self._keep = keep.encode()
+        # The host chooses id and spec: who it lets in as another owner under the same id gets another key.
+        self._keep = keep.encode() + b"|" + spec_sha256
         # Of this chip and policy; nothing that is sealed uses this derivation.
         self.id = key_id(self._request(_VCEK, _FIELD_POLICY))
 

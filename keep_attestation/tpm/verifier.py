@@ -9,7 +9,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from keep_attestation.certificates import Certificate, load_public_key, read_certificate
+from keep_attestation.certificates import Certificate, load_public_key, object_identifiers, read_certificate
 from keep_attestation.errors import UnsupportedEvidenceError
 from keep_attestation.event_log.event import HashAlgorithm
 from keep_attestation.event_log.parser import parse_tcg_log
@@ -30,6 +30,8 @@ from keep_attestation.tpm.trust import (
 )
 from keep_attestation.verdict import Checks, CollateralDates, Examination
 
+_EXTENDED_KEY_USAGE = "2.5.29.37"
+_AIK_CERTIFICATE = "2.23.133.8.3"
 _DER_SEQUENCE = b"\x30"
 """TPMT_PUBLIC begins with 0x00: the high byte of TPM_ALG_RSA or TPM_ALG_ECC."""
 _PLAIN_KEY = (
@@ -164,7 +166,21 @@ def _check_ak_certificate(
     if not same_key(certificate, key):
         checks.fail("tpm.ak-certificate", "the certificate is for another key than the attestation key")
         return None
-    return find_trust(checks, "tpm.ak-certificate", certificate, candidates, at, anchors)
+    trust = find_trust(checks, "tpm.ak-certificate", certificate, candidates, at, anchors)
+    if trust is not None and trust.root not in anchors.values() and not _certifies_attestation_keys(certificate):
+        # Whatever else such a root certifies, a web server's key say, anybody can make quotes with.
+        checks.fail(
+            "tpm.ak-certificate",
+            "the certificate does not say that its key is a TPM's attestation key (extended key usage 2.23.133.8.3)",
+        )
+        return None
+    return trust
+
+
+def _certifies_attestation_keys(certificate: Certificate) -> bool:
+    """TCG EK Credential Profile: tcg-kp-AIKCertificate. Google's say tcg-kp-EKCertificate, and are pinned."""
+    usage = certificate.extensions.get(_EXTENDED_KEY_USAGE)
+    return usage is not None and _AIK_CERTIFICATE in object_identifiers(usage)
 
 
 def _check_ek_certificate(

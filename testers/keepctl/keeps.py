@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from keep_client import KeepClientError, new_spec
+from keep_client import InvalidArgumentError, KeepClientError, new_spec
 from keep_protocol.manager_api import Keep, KeepDetail
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
 from testers.deployment import Deployment, printable
@@ -96,7 +96,7 @@ def _create(options: argparse.Namespace) -> int:
     with deployment.connect() as manager:
         keep = manager.create_keep(spec, name=options.name)
         if evidence is not None:
-            _remember(TrustStore.of(deployment), keep, spec, policy)
+            _remember(TrustStore.of(deployment), keep, spec, policy, options.name)
         try:
             if evidence is None or policy is not None:
                 with open_keep(manager, deployment, keep.id) as client:
@@ -113,13 +113,22 @@ def _create(options: argparse.Namespace) -> int:
     return 0
 
 
-def _remember(store: TrustStore, keep: Keep, spec: KeepSpec, policy: dict[str, Any] | None) -> None:
-    if (former := store.find(keep.name)) is not None:
-        # Of a keep that is gone; names are used again.
+def _remember(store: TrustStore, keep: Keep, spec: KeepSpec, policy: dict[str, Any] | None, asked: str | None) -> None:
+    # Ids and names are the manager's word: it must not make us forget what we demand of another keep.
+    if asked is not None and keep.name != asked:
+        raise InvalidArgumentError(
+            f"keep {keep.id} was to be called {asked!a}, the manager calls it {keep.name!a}: refused"
+        )
+    if store.find(keep.id) is not None:
+        raise InvalidArgumentError(f"the manager gives a new keep the id of one that is known, {keep.id!a}: refused")
+    if (former := store.named(keep.name)) is not None:
+        if asked is None:
+            raise InvalidArgumentError(f"the manager names a new keep like a known one, {keep.name!a}: refused")
+        # Of a keep that is gone, says who uses its name again.
         store.forget(former.keep)
     # Of the spec that we wrote, whatever the manager says it made.
     digest = spec_digest(canonical(spec))
-    store.write(TrustedKeep(keep=keep.id, name=keep.name, spec_digest=digest, policy=policy))
+    store.write(TrustedKeep(keep=keep.id, name=keep.name, evidence=spec.evidence, spec_digest=digest, policy=policy))
 
 
 def _list(options: argparse.Namespace) -> int:

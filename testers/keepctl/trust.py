@@ -10,7 +10,7 @@ from keep_client import InvalidArgumentError
 from testers.deployment import Deployment
 from testers.keepctl.command import add_command
 from testers.keepctl.console import say, show_json
-from testers.keepctl.trust_store import TrustedKeep, TrustStore
+from testers.keepctl.trust_store import KEEP_ID, TrustedKeep, TrustStore
 
 if TYPE_CHECKING:
     from testers.keepctl.command import Subparsers
@@ -46,6 +46,8 @@ def _trust(options: argparse.Namespace) -> int:
     known = store.find(options.keep)
     with deployment.connect() as manager:
         detail = manager.get_keep(options.keep if known is None else known.keep).keep
+        if known is None and KEEP_ID.fullmatch(options.keep) and options.keep != detail.id:
+            raise InvalidArgumentError(f"the manager answers for keep {detail.id!a}, not for {options.keep}: refused")
         # The spec that was asked for is known where the keep was made; elsewhere its digest is part of what is pinned.
         digest = None if known is None or known.spec_digest is None else bytes.fromhex(known.spec_digest)
         expected = ExpectedKeep(keep=detail.id if known is None else known.keep, spec_sha256=digest)
@@ -66,12 +68,23 @@ def _trust(options: argparse.Namespace) -> int:
     if not options.yes and not _confirmed():
         say("nothing was pinned")
         return REFUSED
+    if known is not None and known.evidence not in (None, verdict.kind):
+        say(
+            f"keep {options.keep} was made to prove itself with {known.evidence} evidence and shows {verdict.kind}: "
+            "refused"
+        )
+        return REFUSED
+    # A name is the manager's to give, so what the user called the keep by counts more.
+    name = detail.name if options.keep == claims.keep else options.keep
+    if (other := store.named(name)) is not None and other.keep != claims.keep:
+        say(f"{name!a} is the name of keep {other.keep} in the trust store: refused")
+        return REFUSED
     table = reference_values(verdict.kind, verdict.facts, pin=True)
     path = store.write(
         TrustedKeep(
             keep=claims.keep,
-            # A name is the manager's to give, so what the user called the keep by counts more.
-            name=detail.name if options.keep == claims.keep else options.keep,
+            name=name,
+            evidence=verdict.kind,
             spec_digest=claims.spec_sha256.hex(),
             policy={"name": f"keep {claims.keep}", verdict.kind.value: table},
         )

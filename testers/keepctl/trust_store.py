@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from keep_client import InvalidArgumentError
+from keep_protocol.evidence import EvidenceKind
 from testers.deployment import Deployment
 
 if TYPE_CHECKING:
     from keep_attestation.policy import Policy
 
-_KEEP_ID = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
+KEEP_ID = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 _ABOUT = """\
 # What keepctl demands of this keep on every connection. Written by `keepctl create`, `run` or `trust`; remove the file
 # to forget it. The policy is as `keepctl policy init` writes it, in a table of its own.
@@ -34,6 +35,8 @@ class TrustedKeep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     keep: str
     """Its id: another keep is never taken for it."""
     name: str
+    evidence: EvidenceKind | None = None
+    """The kind that we asked for; evidence of another is none."""
     spec_digest: str | None = None
     """SHA-256 in hex, of the spec that we wrote, or that was there when somebody looked."""
     policy: dict[str, Any] | None = None
@@ -67,9 +70,17 @@ class TrustStore:
 
     def find(self, ref: str) -> TrustedKeep | None:
         """What is known of the keep with this id or name. Raises `InvalidArgumentError` for a file that is broken."""
-        if _KEEP_ID.fullmatch(ref) and (known := self._read(self._path(ref))) is not None:
+        if KEEP_ID.fullmatch(ref) and (known := self._read(self._path(ref))) is not None:
             return known
-        return next((known for known in self._all() if known.name == ref), None)
+        return self.named(ref)
+
+    def named(self, name: str) -> TrustedKeep | None:
+        """What is known of the one keep with this name. Raises `InvalidArgumentError` if there are several."""
+        found = [known for known in self._all() if known.name == name]
+        if len(found) > 1:
+            ids = ", ".join(known.keep for known in found)
+            raise InvalidArgumentError(f"{name!a} is the name of several keeps in {self.folder}: {ids}; give the id")
+        return found[0] if found else None
 
     def write(self, known: TrustedKeep) -> Path:
         """Remember, in place of what was known; returns the file."""
@@ -89,12 +100,12 @@ class TrustStore:
 
     def forget(self, keep: str) -> None:
         """Remove what is known of a keep that is no more."""
-        if _KEEP_ID.fullmatch(keep):
+        if KEEP_ID.fullmatch(keep):
             self._path(keep).unlink(missing_ok=True)
 
     def _path(self, keep: str) -> Path:
         # The id is the manager's word, and becomes the name of a file.
-        if not _KEEP_ID.fullmatch(keep):
+        if not KEEP_ID.fullmatch(keep):
             raise InvalidArgumentError(f"{keep!a} is no id of a keep")
         return self.folder / f"{keep}.toml"
 
@@ -116,8 +127,22 @@ class TrustStore:
 
 def policy_table(path: Path) -> dict[str, Any]:
     """A policy file as the store keeps it, checked. Raises `InvalidArgumentError`."""
-    policy_from_file(path)
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    from keep_attestation.errors import PolicyError
+    from keep_attestation.policy import MAX_POLICY_SIZE, policy_from
+
+    try:
+        # Read once: what is checked is what is kept, be it a pipe.
+        with path.open("rb") as file:
+            content = file.read(MAX_POLICY_SIZE + 1)
+        if len(content) > MAX_POLICY_SIZE:
+            raise InvalidArgumentError(f"{path} has more than {MAX_POLICY_SIZE} bytes")
+        table = tomllib.loads(content.decode())
+        policy_from(table)
+    except OSError as error:
+        raise InvalidArgumentError(f"the policy {path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, PolicyError) as error:
+        raise InvalidArgumentError(f"{path}: {error}") from None
+    return table
 
 
 def policy_from_file(path: Path) -> Policy:

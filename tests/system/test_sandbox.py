@@ -52,7 +52,7 @@ def test_the_shipped_unit_is_hardened(unit: str, exposure: float) -> None:
         pytest.skip("systemd-analyze is not installed")
     command = ["systemd-analyze", "security", "--offline=true", str(ROOT / "systemd" / unit)]
     analysis = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "Failed to initialize manager" in analysis.stderr:
+    if analysis.stderr.startswith(("Failed to initialize manager", "Failed to create directory")):
         pytest.skip(f"systemd-analyze does not run here: {analysis.stderr.strip()}")
     assert analysis.returncode == 0, analysis.stderr
     # 252 calls the instance `i`, 257 `test_instance`.

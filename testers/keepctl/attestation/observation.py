@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -69,11 +70,13 @@ def observe(endpoint: str, credentials: Credentials, policy: Policy, expected: E
 
 def _exchange(tls: AttestedTls, connection: socket.socket) -> None:
     steps = tls.establish()
+    until = time.monotonic() + _TIMEOUT
     try:
         sending = next(steps)
         while True:
             if sending:
                 connection.sendall(sending)
+            connection.settimeout(max(0.001, until - time.monotonic()))
             sending = steps.send(connection.recv(_READ))
     except StopIteration:
         return

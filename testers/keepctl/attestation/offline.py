@@ -16,8 +16,9 @@ from keep_attestation.nitro.document import parse_document
 from keep_attestation.policy import Policy
 from keep_attestation.ratls.certificate import PresentedEvidence
 from keep_attestation.ratls.collection import KeepCollection
-from keep_attestation.ratls.peer import verify_foreign
+from keep_attestation.ratls.peer import PeerVerdict, verify_foreign
 from keep_attestation.ratls.policy import CertificatePolicy
+from keep_attestation.ratls.presentation import Convention
 from keep_attestation.rules import Facts
 from keep_attestation.verdict import Check, Checks, Freshness, Outcome, Verdict
 from keep_attestation.verification import EndorsementSource, verify
@@ -86,12 +87,34 @@ def judge(
     """
     match file.subject:
         case Evidence() as evidence:
+            if demands.spec_sha256 is not None:
+                raise InvalidArgumentError(f"bare {evidence.kind} evidence names no spec: leave --spec out")
             return Judgement(verify(evidence, policy, binding=_binding(evidence, demands), at=at, sources=sources))
         case KeepCollection() as collection:
             return _judge_collection(collection, policy, demands, at, sources)
         case PresentedEvidence() as presented:
             peer = verify_foreign(presented, policy, certificate_policy=certificates, at=at, sources=sources)
-            return Judgement(peer.verdict, peer.claims)
+            return Judgement(_with_demands(peer, presented, demands), peer.claims)
+
+
+def _with_demands(peer: PeerVerdict, presented: PresentedEvidence, demands: Demands) -> Verdict:
+    """The verdict over a certificate, with the spec compared; an option that cannot apply is an error, not ignored."""
+    if demands.report_data is not None:
+        raise InvalidArgumentError("evidence in a certificate is bound to its key: leave --report-data out")
+    if demands.nonce is not None and not any(item.convention is Convention.COCOS_LEGACY for item in presented.items):
+        raise InvalidArgumentError("evidence in this certificate holds no nonce: leave --nonce out")
+    if demands.spec_sha256 is None:
+        return peer.verdict
+    claimed = None if peer.claims is None else peer.claims.spec_sha256
+    checks = Checks()
+    checks.expect(
+        "ratls.spec",
+        claimed == demands.spec_sha256,
+        passed="the spec is the one expected",
+        failed=f"the spec is {'absent' if claimed is None else claimed.hex()}, not {demands.spec_sha256.hex()}",
+    )
+    others = (check for check in peer.verdict.checks if check.name != "ratls.spec")
+    return msgspec.structs.replace(peer.verdict, checks=(*checks.made, *others))
 
 
 def _binding(evidence: Evidence, demands: Demands) -> Binding | None:

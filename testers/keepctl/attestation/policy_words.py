@@ -14,6 +14,7 @@ from keep_attestation.azure.policy import NoHardwarePolicy, Within
 from keep_attestation.nitro.policy import RegisterOneOf
 from keep_attestation.policy import KindPolicy, Policy
 from keep_attestation.rules import AllOf, AnyOf, AtLeast, AtMost, Equals, OneOf, Rule
+from keep_attestation.snp.products import Processor
 from keep_attestation.snp.rules import ChipAllowed, EndorsementKeyAllowed, TcbAtLeast
 from keep_attestation.tpm.policy import KnownKey, NoReference, PcrOneOf
 from keep_protocol.evidence import EvidenceKind
@@ -193,6 +194,11 @@ def _compare_levels(kind: EvidenceKind, then: Demand, now: Demand, wider: list[s
     if not old or not new:
         (narrower if new else wider).append(f"{kind}: {now.words} (was: {then.words})")
         return
+    # As `TcbAtLeast` judges: without levels of their own Bergamo and Siena have Genoa's.
+    old, new = (
+        {Processor.BERGAMO_SIENA.value: each[Processor.GENOA], **each} if Processor.GENOA in each else each
+        for each in (old, new)
+    )
     for processor in dict.fromkeys((*old, *new)):
         if processor not in new or processor not in old:
             (wider if processor in new else narrower).append(f"{kind}: {now.about} of a {processor}")

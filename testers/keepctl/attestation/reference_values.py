@@ -102,6 +102,9 @@ def _tpm(facts: Facts, pin: bool) -> Table:
     table: Table = {"pcrs": _pcrs(facts)}
     if pin or facts.get("ak_root") is None:
         table |= _listed(facts, {"ak_names": "ak_name"})
+    if facts.get("ak_root") is None:
+        # An endorsement certificate that came along may be any TPM's: nothing in the evidence ties the key to it.
+        table["ek_roots"] = []
     return table
 
 

@@ -13,6 +13,7 @@ import pytest
 from keep_client import (
     AsyncManagerClient,
     ImpostorError,
+    InvalidArgumentError,
     KeepPin,
     KeyMismatchError,
     ManagerClient,
@@ -166,6 +167,22 @@ def test_an_unknown_keep_is_a_problem_with_its_code(host: _Host) -> None:
     with pytest.raises(ProblemError) as caught:
         connect_keep(host.manager, "x")
     assert (caught.value.code, caught.value.status, caught.value.remedy) == (ErrorCode.KEEP_NOT_FOUND, 404, "list them")
+
+
+def test_a_manager_that_answers_for_another_keep_than_the_one_with_this_id_is_refused(host: _Host) -> None:
+    host.answers[:] = [msgspec.structs.replace(_record(keep_certificate(), host.keep.endpoint, "one"), id="f" * 16)]
+    expected = f"the manager answers for keep '{'f' * 16}', not for {KEEP_ID}"
+    with pytest.raises(InvalidArgumentError, match=expected):
+        connect_keep(host.manager, KEEP_ID)
+    old = host.manager
+
+    async def connect() -> None:
+        async with AsyncManagerClient(old.url, ca=old.ca, credentials=old.credentials) as manager:
+            await connect_keep_async(manager, KEEP_ID)
+
+    with pytest.raises(InvalidArgumentError, match=expected):
+        asyncio.run(connect())
+    assert host.keep.received == []
 
 
 def test_a_record_whose_digest_is_not_that_of_its_certificate_is_refused(host: _Host) -> None:

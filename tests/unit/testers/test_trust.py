@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import stat
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from keep_client import InvalidArgumentError
+from keep_protocol.manager_api import Keep
 from testers.deployment import Deployment
 from testers.keepctl.trust_store import TrustedKeep, TrustStore
 from tests.unit.testers.conftest import Program
@@ -37,7 +39,7 @@ def test_create_remembers_the_spec_that_was_written(fake: FakeDeployment, keepct
     keep = _made(fake, keepctl)
     path = _file(fake, keep)
     known = tomllib.loads(path.read_text())
-    assert known == {"keep": keep.id, "name": "prices", "spec-digest": keep.digest}
+    assert known == {"keep": keep.id, "name": "prices", "evidence": "simulated", "spec-digest": keep.digest}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert "simulated" in keepctl("ls").stdout
@@ -86,8 +88,38 @@ def test_another_keep_in_place_of_a_known_one_is_refused(
     keep = _made(fake, keepctl, "--policy", str(policy))
     record = keep.record()
     monkeypatch.setattr(keep, "record", lambda: msgspec.structs.replace(record, id="0" * 16))
-    assert f"the manager says that keep {keep.id} is '{'0' * 16}': refused" in keepctl("runs", "prices").stderr
+    assert f"the manager answers for keep '{'0' * 16}', not for {keep.id}: refused" in keepctl("runs", "prices").stderr
     assert keep.server.received == []
+
+
+def test_a_manager_cannot_make_us_forget_a_known_keep(
+    fake: FakeDeployment, keepctl: Program, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = _made(fake, keepctl, "--policy", str(policy))
+    before = _file(fake, keep).read_text()
+    honest = FakeKeep.wire
+    for lie in ({"id": keep.id}, {"name": "prices"}, {"name": keep.id}):
+
+        def lying(self: FakeKeep, lie: Mapping[str, str] = lie) -> Keep:
+            return msgspec.structs.replace(honest(self), **lie)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(FakeKeep, "wire", lying)
+            done = keepctl("create", "--name", "other", "--evidence", "simulated")
+        assert done.returncode == 1
+        assert "refused" in done.stderr
+        assert _file(fake, keep).read_text() == before
+        keepctl("rm", "other")
+
+
+def test_a_name_of_several_keeps_is_none(tmp_path: Path) -> None:
+    store = TrustStore(tmp_path)
+    for number in range(2):
+        store.write(TrustedKeep(keep=f"{number:016x}", name="prices"))
+    with pytest.raises(InvalidArgumentError, match="several keeps"):
+        store.find("prices")
+    assert (known := store.find(f"{1:016x}")) is not None
+    assert known.keep == f"{1:016x}"
 
 
 def test_trust_pins_nothing_of_a_keep_that_proves_nothing(fake: FakeDeployment, keepctl: Program) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from testers.keepctl import main
+from tests.unit.keep_attestation.ratls.makers import FakeKeep
+from tests.unit.keep_attestation.snp.forge import fake_amd
 
 _ROOT = os.environ.get("WASMKEEP_VECTORS", "")
 _REASON = "WASMKEEP_VECTORS names no folder with attestation vectors"
@@ -125,6 +127,27 @@ def test_a_tpms_quote_is_judged_by_its_own_values(
     refused, verdict = _verify(capsys, str(folder), *arguments, "00")
     assert refused == 1
     assert {"tpm.binding", "azure.binding"} & {each["name"] for each in verdict["checks"] if each["outcome"] == "fail"}
+
+
+def test_what_cannot_be_demanded_of_bare_evidence_is_an_error_and_not_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (report := tmp_path / "report.bin").write_bytes(fake_amd().vcek().report())
+    assert main(["verify", str(report), "--spec", "00" * 32]) != 0
+    assert "names no spec: leave --spec out" in capsys.readouterr().err
+
+
+def test_the_spec_in_a_certificate_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep = FakeKeep()
+    (certificate := tmp_path / "keep.der").write_bytes(keep.certificate())
+    status, verdict = _verify(capsys, str(certificate), "--spec", "00" * 32)
+    assert status == 1
+    failed = {each["name"] for each in verdict["checks"] if each["outcome"] == "fail"}
+    assert "ratls.spec" in failed
+    assert main(["verify", str(certificate), "--nonce", "00" * 32]) != 0
+    assert "leave --nonce out" in capsys.readouterr().err
+    assert main(["verify", str(certificate), "--report-data", "00" * 64]) != 0
+    assert "leave --report-data out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("folder", _folders("ratls"))

@@ -56,8 +56,11 @@ class Firmware:
         ctypes.memmove(response, struct.pack("<I28x", self.status) + derived, 64)
 
 
-def sealer(firmware: Firmware, keep: str = KEEP) -> Sealer:
-    return Sealer(KeyRing([SnpDerivedKey(keep, firmware)]))
+SPEC = bytes(range(32))
+
+
+def sealer(firmware: Firmware, keep: str = KEEP, spec: bytes = SPEC) -> Sealer:
+    return Sealer(KeyRing([SnpDerivedKey(keep, spec, firmware)]))
 
 
 def test_the_same_guest_opens_what_it_sealed() -> None:
@@ -111,34 +114,42 @@ def test_it_cannot_be_bound_to_a_signer() -> None:
         sealer(Firmware()).seal(b"data", purpose="p", bind=(Selector.SIGNER,))
 
 
+def test_the_same_guest_under_another_spec_opens_nothing() -> None:
+    firmware = Firmware()
+    sealed, _ = sealer(firmware).seal(b"the owner's", purpose="p")
+    # The host chooses id and spec, and names whom it likes as owner in another one.
+    with pytest.raises(SealingError):
+        sealer(firmware, spec=bytes(32)).unseal(sealed, allow_rollback=True)
+
+
 def test_a_busy_host_is_asked_again_and_not_for_ever() -> None:
     firmware = Firmware()
     firmware.busy = 4
-    SnpDerivedKey(KEEP, firmware)
+    SnpDerivedKey(KEEP, SPEC, firmware)
     firmware.busy = 5
     with pytest.raises(SealingError, match="busy"):
-        SnpDerivedKey(KEEP, firmware)
+        SnpDerivedKey(KEEP, SPEC, firmware)
 
 
 def test_a_firmware_that_refuses_is_quoted() -> None:
     firmware = Firmware()
     firmware.status = 0x16
     with pytest.raises(SealingError, match="status 0x16"):
-        SnpDerivedKey(KEEP, firmware)
+        SnpDerivedKey(KEEP, SPEC, firmware)
 
     def broken(number: int, envelope: bytearray) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     with pytest.raises(SealingError, match="Operation not permitted"):
-        SnpDerivedKey(KEEP, broken)
+        SnpDerivedKey(KEEP, SPEC, broken)
 
 
 def test_a_key_of_nothing_but_zeros_is_none() -> None:
     with pytest.raises(SealingError, match="derived no key"):
-        SnpDerivedKey(KEEP, lambda number, envelope: None)
+        SnpDerivedKey(KEEP, SPEC, lambda number, envelope: None)
 
 
 @pytest.mark.skipif(DEVICE.exists(), reason="this is an SNP guest")
 def test_a_machine_without_the_device_says_so() -> None:
     with pytest.raises(SealingUnavailableError, match="/dev/sev-guest"):
-        SnpDerivedKey(KEEP)
+        SnpDerivedKey(KEEP, SPEC)

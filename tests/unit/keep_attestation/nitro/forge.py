@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,8 +45,11 @@ class Authority:
         not_before: datetime = MADE_AT - timedelta(hours=1),
         lifetime: timedelta = timedelta(hours=3),
         serial: int | None = None,
+        usages: Sequence[str] = (),
     ) -> Authority:
-        return issue(name, key, issuer=self, ca=ca, not_before=not_before, lifetime=lifetime, serial=serial)
+        return issue(
+            name, key, issuer=self, ca=ca, not_before=not_before, lifetime=lifetime, serial=serial, usages=usages
+        )
 
     def crl(self, *serials: int, this_update: datetime = MADE_AT - timedelta(days=1)) -> bytes:
         builder = (
@@ -69,12 +73,13 @@ def issue(
     not_before: datetime = MADE_AT - timedelta(days=365),
     lifetime: timedelta = timedelta(days=3650),
     serial: int | None = None,
+    usages: Sequence[str] = (),
 ) -> Authority:
-    """A certificate as AWS's look; self-signed without `issuer`."""
+    """A certificate as AWS's look; self-signed without `issuer`. `usages` are extended key usages by dotted name."""
     key = key or ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usage = x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer.certificate.subject if issuer else subject)
@@ -84,9 +89,10 @@ def issue(
         .not_valid_after(not_before + lifetime)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .sign(issuer.key if issuer else key, hashes.SHA384())
     )
-    return Authority(certificate, key)
+    if usages:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, usages)), critical=False)
+    return Authority(builder.sign(issuer.key if issuer else key, hashes.SHA384()), key)
 
 
 @dataclass

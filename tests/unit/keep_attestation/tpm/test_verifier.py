@@ -49,9 +49,13 @@ def refusals(examination: Examination) -> dict[str, str]:
     return {check.name: check.reason for check in examination.checks if check.outcome is Outcome.FAIL}
 
 
+AIK_USAGE = "2.23.133.8.3"
+"""tcg-kp-AIKCertificate."""
+
+
 def certified(tpm: ForgedTpm, issuer: Authority = ROOT, **arguments: Any) -> Authority:
     assert isinstance(tpm.key, ec.EllipticCurvePrivateKey)
-    return issuer.issue("attestation key", tpm.key, ca=False, **arguments)
+    return issuer.issue("attestation key", tpm.key, **{"ca": False, "usages": [AIK_USAGE], **arguments})
 
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
@@ -176,6 +180,17 @@ def test_a_self_made_root_of_the_same_name_is_not_the_pinned_one() -> None:
     assert examined(body).facts["ak_root"] == impostor.sha256
     both = TPM.bundle(ak_certificate=certified(TPM, impostor).der, intermediates=[impostor.der, ROOT.der])
     assert examined(both).facts["ak_root"] != "maker"
+
+
+@pytest.mark.parametrize("usages", [[], ["1.3.6.1.5.5.7.3.1"], ["2.23.133.8.1"]])
+def test_a_key_that_a_root_certified_for_something_else_makes_no_quotes(usages: list[str]) -> None:
+    server = certified(TPM, usages=usages)
+    body = TPM.bundle(ak_certificate=server.der, intermediates=[ROOT.der])
+    other = examine_tpm(tpm_evidence(body), binding=BINDING, at=AT)
+    assert "2.23.133.8.3" in refusals(other)["tpm.ak-certificate"]
+    assert other.facts["ak_root"] is None
+    # A pinned root is a TPM maker's or a cloud's, and Google's certificates say less.
+    assert "tpm.ak-certificate" not in refusals(examined(body))
 
 
 def test_a_certificate_for_another_key_is_refused() -> None:
