@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from app_loader.call_messages import CallOrder
-from app_loader.call_worker import CallWorker
 from app_loader.errors import RunnerDiedError
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
@@ -15,6 +14,11 @@ from app_loader.workload import Workload
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import CallRequest, CallResult
 from keep_protocol.spec import Limits
+
+if TYPE_CHECKING:
+    # Imported with the first call: most keeps only run.
+    from app_loader.call_messages import CallOrder
+    from app_loader.call_worker import CallWorker
 
 MAX_WAITING = 64
 IDLE_SECONDS = 30.0
@@ -36,6 +40,8 @@ class Calls:
 
     async def call(self, function: str, request: CallRequest) -> CallResult:
         """Call an exported function in a fresh instance. Raises `RefusalError`."""
+        from app_loader.call_messages import CallOrder
+
         memory, timeout = self._limits_of(request)
         if self._free.locked() and self._waiting >= MAX_WAITING:
             raise RefusalError(
@@ -96,6 +102,8 @@ class Calls:
                     worker.retirement.cancel()
                 return worker
             worker.kill()
+        from app_loader.call_worker import CallWorker
+
         worker = CallWorker(self._runner, module, self._oom_kills)
         worker.start()
         return worker

@@ -6,13 +6,13 @@ import asyncio
 import errno
 import logging
 import socket
-import time
 from typing import Final
 
 from app_loader.connection import Application, Connection
 from app_loader.deadlines import Deadlines
 from app_loader.principals import Principals
 from app_loader.tls import Attempt, Trust
+from keep_protocol.bounded_log import BoundedLog
 
 MAX_CONNECTIONS: Final = 64
 """Clients and handshakes at a time; asyncio's TLS holds about 300 KiB for each."""
@@ -49,7 +49,7 @@ class Server:
         self._abandoned: set[asyncio.Task[None]] = set()
         """Handshakes that were ended to make room, until they have noticed."""
         self._connections: set[Connection] = set()
-        self._refusals = _BoundedLog()
+        self._refusals = BoundedLog(_logger)
 
     def start(self, listener: socket.socket) -> None:
         """Accept connections from now on, in the running event loop."""
@@ -155,30 +155,6 @@ class Server:
 
     def _closed(self, client: Connection) -> None:
         self._connections.discard(client)
-
-
-class _BoundedLog:
-    """Lets strangers cause at most a burst of ten lines, and one a second."""
-
-    _BURST: Final = 10.0
-
-    def __init__(self) -> None:
-        self._allowance = self._BURST
-        self._last = time.monotonic()
-        self._suppressed = 0
-
-    def warning(self, message: str, *arguments: object) -> None:
-        now = time.monotonic()
-        self._allowance = min(self._BURST, self._allowance + now - self._last)
-        self._last = now
-        if self._allowance < 1:
-            self._suppressed += 1
-            return
-        self._allowance -= 1
-        if self._suppressed:
-            _logger.warning("%d further refusals were not logged", self._suppressed)
-            self._suppressed = 0
-        _logger.warning(message, *arguments)
 
 
 def _detect_dead_peers(connection: socket.socket) -> None:

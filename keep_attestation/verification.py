@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import Protocol, cast
+from typing import cast
 
 import msgspec
 
+from keep_attestation.endorsement_sources.interface import EndorsementSource
 from keep_attestation.errors import EndorsementsError, MalformedEvidenceError
-from keep_attestation.evidence import Binding, Endorsements, Evidence
+from keep_attestation.evidence import Binding, Evidence
 from keep_attestation.policy import Policy, refused_kind
 from keep_attestation.verdict import Check, Examination, Freshness, Outcome, Verdict
 from keep_protocol.evidence import EvidenceKind
@@ -18,14 +19,6 @@ from keep_protocol.evidence import EvidenceKind
 MAX_EVIDENCE_SIZE = 1024 * 1024
 """Bytes of a body; the largest real ones, with certificates, have a few dozen KiB."""
 MAX_LOG_SIZE = 8 * 1024 * 1024
-
-
-class EndorsementSource(Protocol):
-    """Where endorsements are found that did not come with the evidence: a directory, a manufacturer's service."""
-
-    def endorsements_for(self, evidence: Evidence) -> Endorsements:
-        """Raises `EndorsementsError`."""
-        ...
 
 
 _EXAMINERS = {

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from keep_attestation.endorsement_sources.interface import EndorsementSource
 from keep_attestation.errors import AttestationError
 from keep_attestation.policy import Policy
 from keep_attestation.ratls.peer import ExpectedKeep, PeerVerdict, verify_fresh, verify_peer
-from keep_attestation.verification import EndorsementSource
 from keep_client.errors import EvidenceRefusedError, ProtocolError
 from keep_protocol.keep_api import KeepStatus
 

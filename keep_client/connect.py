@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,12 @@ from keep_client.manager import ManagerClient
 from keep_client.pins import KeepPin
 from keep_protocol.errors import ErrorCode
 from keep_protocol.manager_api import Keep, KeepRecord
+from keep_protocol.names import is_keep_id
 
 if TYPE_CHECKING:
+    from keep_attestation.endorsement_sources.interface import EndorsementSource
     from keep_attestation.policy import Policy
-    from keep_attestation.verification import EndorsementSource
 
-_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 RESTART_PATIENCE = 15.0
 """Seconds for which a keep that is just being restarted may have no record."""
 
@@ -47,7 +46,7 @@ def connect_keep(
     evidence is not connected to without a policy. Nothing is sent to the keep yet; `verify()` does that.
     """
     found = manager.get_record(keep) if isinstance(keep, str) else keep
-    _check_asked(keep, found)
+    check_answered_for(keep if isinstance(keep, str) else keep.id, found.id)
     return KeepClient(
         found.endpoint,
         _peer(found, policy, spec_digest, workload_digest, sources),
@@ -68,7 +67,7 @@ async def connect_keep_async(
 ) -> AsyncKeepClient:
     """The twin of `connect_keep`."""
     found = await manager.get_record(keep) if isinstance(keep, str) else keep
-    _check_asked(keep, found)
+    check_answered_for(keep if isinstance(keep, str) else keep.id, found.id)
     return AsyncKeepClient(
         found.endpoint,
         _peer(found, policy, spec_digest, workload_digest, sources),
@@ -77,10 +76,13 @@ async def connect_keep_async(
     )
 
 
-def _check_asked(asked: str | Keep, found: Keep | KeepRecord) -> None:
-    # Names are the manager's to resolve; an id is not.
-    if isinstance(asked, str) and _ID.fullmatch(asked) and found.id != asked:
-        raise InvalidArgumentError(f"the manager answers for keep {found.id!a}, not for {asked}: refused")
+def check_answered_for(asked: str, answered: str) -> None:
+    """Refuse an answer about another keep than the one that was asked for by its id.
+
+    A name is the manager's to resolve, an id is not. Raises `InvalidArgumentError`.
+    """
+    if is_keep_id(asked) and answered != asked:
+        raise InvalidArgumentError(f"the manager answers for keep {answered!a}, not for {asked}: refused")
 
 
 def _peer(

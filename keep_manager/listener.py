@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import time
 from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from keep_manager.config import Address
 from keep_manager.errors import ConfigurationError
+from keep_protocol.bounded_log import BoundedLog
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Accepted(socket.socket):
     def refused(self, reason: str) -> None:
         """Log a handshake that failed, as often as the listener admits."""
         if self._listener is not None:
-            self._listener.warn("TLS handshake with %s refused: %s", self.peer, reason)
+            self._listener.refusals.warning("TLS handshake with %s refused: %s", self.peer, reason)
 
 
 class BoundedListener(socket.socket):
@@ -61,17 +61,13 @@ class BoundedListener(socket.socket):
     """
 
     max_connections: ClassVar[int] = 256
-    _BURST: ClassVar[float] = 10.0
-    """Lines that strangers may cause at once; one a second after that."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._open: set[Accepted] = set()
         self.shaking_hands: dict[Accepted, None] = {}
         """The oldest first."""
-        self._allowance = self._BURST
-        self._last = time.monotonic()
-        self._suppressed = 0
+        self.refusals = BoundedLog(_logger)
 
     def accept(self) -> tuple[socket.socket, Any]:
         while True:
@@ -80,7 +76,7 @@ class BoundedListener(socket.socket):
             connection.peer = f"{address[0]}:{address[1]}"
             if len(self._open) >= self.max_connections and not self._make_room():
                 connection.close()
-                self.warn("connection of %s closed: %d are open", connection.peer, self.max_connections)
+                self.refusals.warning("connection of %s closed: %d are open", connection.peer, self.max_connections)
                 continue
             self._open.add(connection)
             self.shaking_hands[connection] = None
@@ -100,19 +96,6 @@ class BoundedListener(socket.socket):
         self.forget(oldest)
         oldest.abandon()
         return True
-
-    def warn(self, message: str, *arguments: object) -> None:
-        now = time.monotonic()
-        self._allowance = min(self._BURST, self._allowance + now - self._last)
-        self._last = now
-        if self._allowance < 1:
-            self._suppressed += 1
-            return
-        self._allowance -= 1
-        if self._suppressed:
-            _logger.warning("%d further refusals were not logged", self._suppressed)
-            self._suppressed = 0
-        _logger.warning(message, *arguments)
 
 
 def listen_on(address: Address) -> BoundedListener:

@@ -15,6 +15,7 @@ from hmac import compare_digest
 import msgspec
 
 from keep_attestation.certificates import read_certificate
+from keep_attestation.endorsement_sources.interface import EndorsementSource
 from keep_attestation.errors import UnsupportedEvidenceError
 from keep_attestation.evidence import Binding, Evidence, claims_binding
 from keep_attestation.policy import Policy
@@ -24,7 +25,7 @@ from keep_attestation.ratls.policy import CertificatePolicy
 from keep_attestation.ratls.presentation import OWN_CONVENTION
 from keep_attestation.ratls.verdict_cache import VerdictCache
 from keep_attestation.verdict import Check, Checks, Freshness, Outcome, Verdict
-from keep_attestation.verification import EndorsementSource, Examiner, verify
+from keep_attestation.verification import Examiner, verify
 from keep_protocol.evidence import EXPORTER_SIZE, NONCE_SIZE, Claims, EvidenceKind
 
 _LEAST_DISTINCT_BYTES = 8

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keep_client import InvalidArgumentError
+from keep_client.connect import check_answered_for
 from keep_client.identity import write_new
 from testers.deployment import Deployment
 from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.console import say, show_json
-from testers.keepctl.trust_store import KEEP_ID, TrustStore, policy_from_file
+from testers.keepctl.trust_store import TrustStore, policy_from_file
 
 if TYPE_CHECKING:
     from testers.keepctl.command import Subparsers
@@ -51,8 +52,7 @@ def _attest(options: argparse.Namespace) -> int:
     digest = None if known is None or known.spec_digest is None else bytes.fromhex(known.spec_digest)
     with deployment.connect() as manager:
         record = manager.get_record(options.keep if known is None else known.keep)
-        if known is None and KEEP_ID.fullmatch(options.keep) and record.id != options.keep:
-            raise InvalidArgumentError(f"the manager answers for keep {record.id!a}, not for {options.keep}: refused")
+        check_answered_for(options.keep if known is None else known.keep, record.id)
         expected = ExpectedKeep(keep=record.id if known is None else known.keep, spec_sha256=digest)
         seen = observe(record.endpoint, manager.credentials, policy or UnjudgedYet(), expected)
     if options.output is not None:

@@ -7,10 +7,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from keep_client import InvalidArgumentError
+from keep_client.connect import check_answered_for
 from testers.deployment import Deployment
 from testers.keepctl.command import add_command
 from testers.keepctl.console import say, show_json
-from testers.keepctl.trust_store import KEEP_ID, TrustedKeep, TrustStore
+from testers.keepctl.trust_store import TrustedKeep, TrustStore
 
 if TYPE_CHECKING:
     from testers.keepctl.command import Subparsers
@@ -46,8 +47,7 @@ def _trust(options: argparse.Namespace) -> int:
     known = store.find(options.keep)
     with deployment.connect() as manager:
         detail = manager.get_keep(options.keep if known is None else known.keep).keep
-        if known is None and KEEP_ID.fullmatch(options.keep) and options.keep != detail.id:
-            raise InvalidArgumentError(f"the manager answers for keep {detail.id!a}, not for {options.keep}: refused")
+        check_answered_for(options.keep if known is None else known.keep, detail.id)
         # The spec that was asked for is known where the keep was made; elsewhere its digest is part of what is pinned.
         digest = None if known is None or known.spec_digest is None else bytes.fromhex(known.spec_digest)
         expected = ExpectedKeep(keep=detail.id if known is None else known.keep, spec_sha256=digest)

@@ -6,7 +6,6 @@ One file per keep, kept by the client: it is what catches a host that swaps a sp
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import tomllib
 from collections.abc import Iterator
@@ -17,12 +16,12 @@ import msgspec
 
 from keep_client import InvalidArgumentError
 from keep_protocol.evidence import EvidenceKind
+from keep_protocol.names import is_keep_id
 from testers.deployment import Deployment
 
 if TYPE_CHECKING:
     from keep_attestation.policy import Policy
 
-KEEP_ID = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 _ABOUT = """\
 # What keepctl demands of this keep on every connection. Written by `keepctl create`, `run` or `trust`; remove the file
 # to forget it. The policy is as `keepctl policy init` writes it, in a table of its own.
@@ -70,7 +69,7 @@ class TrustStore:
 
     def find(self, ref: str) -> TrustedKeep | None:
         """What is known of the keep with this id or name. Raises `InvalidArgumentError` for a file that is broken."""
-        if KEEP_ID.fullmatch(ref) and (known := self._read(self._path(ref))) is not None:
+        if is_keep_id(ref) and (known := self._read(self._path(ref))) is not None:
             return known
         return self.named(ref)
 
@@ -100,12 +99,12 @@ class TrustStore:
 
     def forget(self, keep: str) -> None:
         """Remove what is known of a keep that is no more."""
-        if KEEP_ID.fullmatch(keep):
+        if is_keep_id(keep):
             self._path(keep).unlink(missing_ok=True)
 
     def _path(self, keep: str) -> Path:
         # The id is the manager's word, and becomes the name of a file.
-        if not KEEP_ID.fullmatch(keep):
+        if not is_keep_id(keep):
             raise InvalidArgumentError(f"{keep!a} is no id of a keep")
         return self.folder / f"{keep}.toml"
 

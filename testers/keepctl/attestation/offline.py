@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from keep_attestation.endorsement_sources.interface import EndorsementSource
 from keep_attestation.errors import MalformedEvidenceError
 from keep_attestation.evidence import Binding, Evidence, claims_binding
 from keep_attestation.evidence_files.reading import EvidenceFile
@@ -21,7 +22,7 @@ from keep_attestation.ratls.policy import CertificatePolicy
 from keep_attestation.ratls.presentation import Convention
 from keep_attestation.rules import Facts
 from keep_attestation.verdict import Check, Checks, Freshness, Outcome, Verdict
-from keep_attestation.verification import EndorsementSource, verify
+from keep_attestation.verification import verify
 from keep_client import InvalidArgumentError
 from keep_protocol.evidence import Claims, EvidenceKind
 

@@ -8,7 +8,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -290,6 +290,27 @@ class TestFailures:
             with pytest.raises(ConnectionFailedError, match="does not answer in time"):
                 ask(endpoint, peer_for(attested_spec([self_signed().pinned()])), credentials)
             assert left.wait(20), "the client has closed its connection"
+
+    @both
+    def test_a_server_that_sends_a_byte_now_and_then_is_given_up_as_soon(
+        self, ask: Ask, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(keep_client.channel, "CONNECT_TIMEOUT", 0.4)
+
+        def drip(connection: socket.socket) -> None:
+            # A record of TLS that never gets whole; each byte comes well before a deadline of its own.
+            connection.settimeout(0.05)
+            with suppress(ConnectionError):
+                for byte in b"\x16\x03\x03\x40\x00" + bytes(60):
+                    connection.sendall(bytes([byte]))
+                    with suppress(TimeoutError):
+                        connection.recv(1)
+
+        with (
+            self.greeting(drip) as endpoint,
+            pytest.raises(ConnectionFailedError, match="does not answer in time"),
+        ):
+            ask(endpoint, peer_for(attested_spec([self_signed().pinned()])), credentials)
 
     @both
     def test_a_client_whose_certificate_the_keep_refuses_is_told_so(

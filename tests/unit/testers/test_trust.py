@@ -17,6 +17,7 @@ from testers.keepctl.trust_store import TrustedKeep, TrustStore
 from tests.unit.testers.conftest import Program
 from tests.unit.testers.doubles import FakeDeployment, FakeKeep
 
+KNOWN = "ab12ab12ab12ab12"
 POLICY = f'name = "dev"\n[simulated]\nmeasurements = ["{"11" * 32}"]\n'
 
 
@@ -132,6 +133,12 @@ def test_trust_pins_nothing_of_a_keep_that_proves_nothing(fake: FakeDeployment, 
     assert keep.server.received == []
 
 
+@pytest.mark.parametrize("command", [("trust", "--yes"), ("attest",)])
+def test_a_name_of_hex_digits_is_a_name(command: tuple[str, ...], fake: FakeDeployment, keepctl: Program) -> None:
+    keepctl("create", "--name", "cafe")
+    assert "proves nothing" in keepctl(command[0], "cafe", *command[1:]).stderr
+
+
 def test_cert_says_that_a_certificate_has_no_evidence(fake: FakeDeployment, keepctl: Program) -> None:
     keepctl("create", "--name", "plain")
     (keep,) = fake.keeps.values()
@@ -159,14 +166,14 @@ def test_options_that_contradict_each_other_make_no_keep(
 
 def test_a_file_of_the_store_that_is_broken_is_no_reason_to_go_on_without_it(tmp_path: Path) -> None:
     store = TrustStore(tmp_path / "trust")
-    store.write(TrustedKeep(keep="ab12", name="prices", policy={"name": "x", "simulated": {"measurements": []}}))
+    store.write(TrustedKeep(keep=KNOWN, name="prices", policy={"name": "x", "simulated": {"measurements": []}}))
     found = store.find("prices")
     assert found is not None
-    assert found == store.find("ab12")
+    assert found == store.find(KNOWN)
     assert found.load_policy() is not None
     assert store.find("cd34") is None
-    path = tmp_path / "trust" / "ab12.toml"
-    for broken in ("keep = ", 'keep = "ab12"\nname = "prices"\nextra = 1\n'):
+    path = tmp_path / "trust" / f"{KNOWN}.toml"
+    for broken in ("keep = ", 'keep = "ab12ab12ab12ab12"\nname = "prices"\nextra = 1\n'):
         path.write_text(broken)
         with pytest.raises(InvalidArgumentError, match="remove it, or repair it"):
             store.find("prices")
