@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ssl
 
-from keep_protocol.evidence import EXPORTER_LABEL, EXPORTER_SIZE
-
 
 class Session:
     """The TLS session of one connection."""
@@ -19,5 +17,6 @@ class Session:
         """The 32 bytes that evidence for `nonce` is bound to this connection by. Raises `ExporterError`."""
         # Imported here: only keeps that emit evidence ever need it.
         from app_loader.tls_exporter import export_keying_material
+        from keep_protocol.evidence import EXPORTER_LABEL, EXPORTER_SIZE
 
         return export_keying_material(self._connection, EXPORTER_LABEL, nonce, EXPORTER_SIZE)

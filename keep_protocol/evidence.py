@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import TypeAlias
 
 import msgspec
+
+from keep_protocol.states import EvidenceKind as EvidenceKind
 
 PROFILE = "keep-evidence-v1"
 """Names the binding; the domain string that keeps a report made for another protocol from being used here."""
@@ -26,31 +27,6 @@ NONCE_SIZE = 32
 
 SHA256_ID = 1
 """sha-256 in the IANA registry of named information hash algorithms, as claims name it."""
-
-
-class EvidenceKind(StrEnum):
-    """What made a piece of evidence; decides its layout and its verifier."""
-
-    SNP = "snp"
-    TDX = "tdx"
-    SGX = "sgx"
-    NITRO = "nitro"
-    TPM = "tpm"
-    AZURE_SNP = "azure-snp"
-    AZURE_TDX = "azure-tdx"
-    SIMULATED = "simulated"
-
-    @property
-    def media_type(self) -> str:
-        return f"application/vnd.wasmkeep.{self.value}"
-
-    @property
-    def endorsements_media_type(self) -> str:
-        return f"application/vnd.wasmkeep.{self.value}-endorsements"
-
-    @property
-    def log_media_type(self) -> str:
-        return f"application/vnd.wasmkeep.{self.value}-log"
 
 
 CLAIMS_MEDIA_TYPE = "application/vnd.wasmkeep.claims+cbor"

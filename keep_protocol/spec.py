@@ -7,8 +7,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from keep_protocol.evidence import EvidenceKind
-from keep_protocol.states import Backend, CrlPolicy, KeepRole
+from keep_protocol.states import Backend, CrlPolicy, EvidenceKind, KeepRole
 
 MiB = 1024 * 1024
 

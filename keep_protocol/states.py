@@ -121,6 +121,31 @@ class Backend(StrEnum):
         return self is not Backend.PROCESS
 
 
+class EvidenceKind(StrEnum):
+    """What made a piece of evidence; decides its layout and its verifier."""
+
+    SNP = "snp"
+    TDX = "tdx"
+    SGX = "sgx"
+    NITRO = "nitro"
+    TPM = "tpm"
+    AZURE_SNP = "azure-snp"
+    AZURE_TDX = "azure-tdx"
+    SIMULATED = "simulated"
+
+    @property
+    def media_type(self) -> str:
+        return f"application/vnd.wasmkeep.{self.value}"
+
+    @property
+    def endorsements_media_type(self) -> str:
+        return f"application/vnd.wasmkeep.{self.value}-endorsements"
+
+    @property
+    def log_media_type(self) -> str:
+        return f"application/vnd.wasmkeep.{self.value}-log"
+
+
 class CrlPolicy(StrEnum):
     """Whether a certificate of a CA is accepted only together with a current revocation list."""
 
