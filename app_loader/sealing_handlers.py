@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from app_loader.keep import Keep
 from app_loader.messages import Request, Response, json_response
@@ -14,6 +15,8 @@ from keep_protocol.sealing_api import MAX_SEALED_DATA, Sealed, SealRequest, Unse
 
 if TYPE_CHECKING:
     from app_loader.sealing.sealer import Sealer
+
+T = TypeVar("T")
 
 
 async def seal(keep: Keep, request: Request) -> Response:
@@ -28,11 +31,13 @@ async def seal(keep: Keep, request: Request) -> Response:
     if len(data) > MAX_SEALED_DATA:
         raise RefusalError(ErrorCode.BODY_TOO_LARGE, f"at most {MAX_SEALED_DATA} bytes are sealed at once")
     try:
-        sealer = await _sealer(keep)
-        sealed, key = sealer.seal(data, purpose=wanted.purpose, bind=wanted.bind, counter=wanted.counter)
+        sealed, header = await _with_sealer(
+            keep,
+            lambda sealer: sealer.seal(data, purpose=wanted.purpose, bind=wanted.bind, counter=wanted.counter),
+        )
     except SealingError as error:
         raise _refusal(error) from None
-    return json_response(Sealed(_encoded(sealed), key))
+    return json_response(Sealed(_encoded(sealed), header.key, header.counter, header.counted_by))
 
 
 async def unseal(keep: Keep, request: Request) -> Response:
@@ -42,22 +47,26 @@ async def unseal(keep: Keep, request: Request) -> Response:
     request.query()
     require_attested(keep, request)
     wanted = await request.json(UnsealRequest)
+    sealed = _decoded(wanted.sealed, "sealed")
     try:
-        sealer = await _sealer(keep)
-        data, header, protected = sealer.unseal(
-            _decoded(wanted.sealed, "sealed"),
-            purpose=wanted.purpose,
-            allow_rollback=wanted.allow_rollback,
-            expected_counter=wanted.expected_counter,
+        data, header, protected = await _with_sealer(
+            keep,
+            lambda sealer: sealer.unseal(
+                sealed,
+                purpose=wanted.purpose,
+                allow_rollback=wanted.allow_rollback,
+                expected_counter=wanted.expected_counter,
+            ),
         )
     except SealingError as error:
         raise _refusal(error) from None
     return json_response(Unsealed(_encoded(data), header, protected))
 
 
-async def _sealer(keep: Keep) -> Sealer:
+async def _with_sealer(keep: Keep, act: Callable[[Sealer], T]) -> T:
+    # Keys and counters may be hardware's, which answers one at a time, and slowly.
     async with keep.attesting:
-        return await asyncio.to_thread(keep.sealer)
+        return await asyncio.to_thread(lambda: act(keep.sealer()))
 
 
 def _refusal(error: Exception) -> RefusalError:

@@ -11,8 +11,8 @@ import msgspec
 from keep_client.addresses import segment
 from keep_client.calls import Call, Head, Request, expect_json, expect_nothing
 from keep_client.errors import ProtocolError
-from keep_protocol.sealing_api import Sealed as SealedAnswer
 from keep_protocol.sealing_api import (
+    CounterSource,
     SealedHeader,
     SealingKey,
     SealRequest,
@@ -20,6 +20,7 @@ from keep_protocol.sealing_api import (
     Unsealed,
     UnsealRequest,
 )
+from keep_protocol.sealing_api import Sealed as SealedAnswer
 from keep_protocol.secret_api import SecretInfo, SecretList
 
 
@@ -29,6 +30,9 @@ class SealedData:
 
     envelope: bytes
     key: SealingKey
+    counter: int | None = None
+    counted_by: CounterSource | None = None
+    """Who gave `counter`: the call that sealed it, or the keep's TPM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def seal(purpose: str, data: bytes, bind: Sequence[Selector], counter: int | Non
 
     def decoded(head: Head, body: bytes) -> SealedData:
         answer = decode(head, body)
-        return SealedData(_from_base64(answer.sealed), answer.key)
+        return SealedData(_from_base64(answer.sealed), answer.key, answer.counter, answer.counted_by)
 
     return Call(_post("/v1/seal", request), decoded)
 

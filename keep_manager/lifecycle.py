@@ -202,7 +202,8 @@ class Lifecycle:
         fault_point("remove:stopped")
         await self.supervisor.wipe(instance)
         self._unlink(instance)
-        self._offering.forget(entry.id)
+        # A TPM may be slow, or busy with another keep.
+        await asyncio.to_thread(self._offering.forget, entry)
         fault_point("remove:wiped")
         # Only a keep that was ready once has ever been promised to anybody.
         kind = "create-undone" if entry.row.invocation is None else "keep-removed"

@@ -7,12 +7,13 @@ import socket
 from collections.abc import Callable
 
 from keep_manager.config import Settings
-from keep_manager.devices import open_devices
+from keep_manager.devices import free_counter, open_devices
 from keep_manager.endpoints import split_endpoint
 from keep_manager.entry import KeepEntry
 from keep_manager.errors import DeviceError, SealingKeyError
 from keep_manager.handover import Offer
 from keep_manager.sealing_keys import SealingKeys
+from keep_protocol.evidence import EvidenceKind
 from keep_protocol.handover import Configuration
 
 
@@ -44,6 +45,8 @@ class Offers:
         )
         return Offer(listener, configuration, devices)
 
-    def forget(self, keep: str) -> None:
+    def forget(self, entry: KeepEntry) -> None:
         """Nothing will be offered to this keep any more. Raises `SealingKeyError`."""
-        self._keys.remove(keep)
+        self._keys.remove(entry.id)
+        if entry.spec.evidence is EvidenceKind.TPM:
+            free_counter(entry.id, self._settings.tpm)

@@ -25,6 +25,15 @@ class KeyKind(StrEnum):
     """Sealed by a TPM under a policy over its PCRs."""
 
 
+class CounterSource(StrEnum):
+    """Who gave an envelope its counter."""
+
+    OWNER = "owner"
+    """The request that sealed it."""
+    TPM = "tpm"
+    """A counter of the machine's TPM, which nobody can set back."""
+
+
 class Selector(StrEnum):
     """What a key can be bound to: another one of it, and what was sealed stays closed."""
 
@@ -40,7 +49,10 @@ _Purpose: TypeAlias = Annotated[str, msgspec.Meta(pattern=PURPOSE_PATTERN)]
 
 
 class SealRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Data to be sealed. `purpose` separates uses of one key; `counter` should be higher than that of earlier data."""
+    """Data to be sealed. `purpose` separates uses of one key.
+
+    `counter` should be higher than that of earlier data. Without it a keep with TPM evidence counts by its TPM.
+    """
 
     purpose: _Purpose
     data: _Base64
@@ -62,13 +74,16 @@ class Sealed(msgspec.Struct, frozen=True):
 
     sealed: str
     key: SealingKey
+    counter: int | None = None
+    counted_by: CounterSource | None = None
 
 
 class UnsealRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An envelope to be opened.
 
-    Older data can be passed off as the latest by whoever stores it. So say which `counter` it must have at least,
-    or that you take it as it comes.
+    Older data can be passed off as the latest by whoever stores it. What the keep's TPM has counted is refused unless
+    it is the latest for its purpose. For the rest say which `counter` it must have at least, or that you take it as it
+    comes.
     """
 
     sealed: _Base64
@@ -86,6 +101,7 @@ class SealedHeader(msgspec.Struct, frozen=True):
     purpose: str
     counter: int | None
     created: str
+    counted_by: CounterSource | None = None
 
 
 class Unsealed(msgspec.Struct, frozen=True):

@@ -25,6 +25,14 @@ class Algorithm(IntEnum):
     CFB = 0x0043
 
 
+class ResponseCode(IntEnum):
+    """TPM_RC that callers tell apart; a format-one code without the number of its handle."""
+
+    HANDLE = 0x08B
+    """Nothing is at the handle."""
+    NV_UNINITIALIZED = 0x14A
+
+
 class ObjectAttribute(IntFlag):
     """TPMA_OBJECT."""
 

@@ -18,7 +18,7 @@ import msgspec
 from app_loader.errors import LibcryptoError
 from app_loader.libcrypto_aead import NONCE_SIZE, TAG_SIZE, AuthenticationError, decrypt, encrypt, hkdf_sha256
 from app_loader.sealing.errors import MalformedEnvelopeError, SealingError, UnknownVersionError, UnsealError
-from keep_protocol.sealing_api import MAX_COUNTER, PURPOSE_PATTERN, KeyKind, Selector
+from keep_protocol.sealing_api import MAX_COUNTER, PURPOSE_PATTERN, CounterSource, KeyKind, Selector
 from keep_protocol.strict_json import decode_strictly
 
 MAGIC: Final = b"KSE1"
@@ -47,6 +47,8 @@ class Label:
     counter: int | None
     created: str
     """RFC 3339 in UTC, with milliseconds."""
+    counted_by_machine: CounterSource | None = None
+    """Which counter of the machine `counter` is; None for the caller's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Envelope:
     ciphertext: bytes
 
 
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     v: int
     kind: str
     purpose: Annotated[str, msgspec.Meta(pattern=PURPOSE_PATTERN)]
@@ -71,6 +73,8 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     nonce: str
     counter: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNTER)] | None
     created: str
+    counted_by: str | None = None
+    """Only where a machine's counter gave `counter`."""
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -90,6 +94,7 @@ def seal(root: bytes, data: bytes, label: Label) -> bytes:
         nonce=_base64(nonce),
         counter=label.counter,
         created=label.created,
+        counted_by=None if label.counted_by_machine is None else label.counted_by_machine.value,
     )
     authenticated = _authenticated(header)
     try:
@@ -129,6 +134,7 @@ def parse(sealed: bytes) -> Envelope:
         header.purpose,
         header.counter,
         header.created,
+        None if header.counted_by is None else _member(CounterSource, header.counted_by, "counter"),
     )
     if not _KEY_ID.fullmatch(label.key_id):
         raise MalformedEnvelopeError("`key_id` is 32 hex digits")
@@ -136,6 +142,8 @@ def parse(sealed: bytes) -> Envelope:
         raise MalformedEnvelopeError("`selectors` are sorted, each once, and at least one")
     if not _CREATED.fullmatch(label.created):
         raise MalformedEnvelopeError("`created` is a time in UTC with milliseconds")
+    if label.counted_by_machine is CounterSource.OWNER or (label.counted_by_machine and label.counter is None):
+        raise MalformedEnvelopeError("`counted_by` is for counters of machines alone")
     if _authenticated(header) != authenticated:
         raise MalformedEnvelopeError("the header is not in the canonical form of RFC 8785")
     salt, nonce = _decoded(header.salt, _SALT_SIZE, "salt"), _decoded(header.nonce, NONCE_SIZE, "nonce")

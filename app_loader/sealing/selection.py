@@ -10,7 +10,7 @@ from pathlib import Path
 from app_loader.attesters.interface import Attester
 from app_loader.sealing.errors import SealingError, SealingUnavailableError
 from app_loader.sealing.host_key import HostKey, read_share
-from app_loader.sealing.root_keys import KeyRing, RootKey
+from app_loader.sealing.root_keys import KeyRing
 from app_loader.sealing.sealer import Sealer
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.spec import KeepSpec, canonical
@@ -31,21 +31,23 @@ def find_sealer(
     if spec.backend is not Backend.PROCESS:
         raise SealingUnavailableError(f"the hardware of a {spec.backend} keep gives its guests no key to seal with")
     if spec.evidence is EvidenceKind.TPM:
-        return Sealer(KeyRing([_tpm_key(attester, state, keep)]))
+        return _tpm_sealer(attester, state, keep)
     if not handed_over:
         raise SealingUnavailableError("the host handed no key over; restart the keep, if its manager is a newer one")
     share = read_share(state)
     return Sealer(KeyRing([HostKey(_decoded(key), share, keep) for key in handed_over]))
 
 
-def _tpm_key(attester: Attester | None, state: Path, keep: str) -> RootKey:
+def _tpm_sealer(attester: Attester | None, state: Path, keep: str) -> Sealer:
     from app_loader.attesters.selection import TpmQuoter
+    from app_loader.sealing.tpm_counter import TpmCounter
     from app_loader.sealing.tpm_key import TpmSealedKey
 
     if not isinstance(attester, TpmQuoter):
         raise SealingUnavailableError("this keep was given no TPM")
     with attester.borrowed() as tpm:
-        return TpmSealedKey(tpm, state, keep)
+        key = TpmSealedKey(tpm, state, keep)
+    return Sealer(KeyRing([key]), counter=TpmCounter(attester.borrowed, key, state, keep))
 
 
 def _decoded(key: str) -> bytes:

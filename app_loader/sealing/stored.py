@@ -1,4 +1,4 @@
-"""Files of the keep's state that sealing depends on: made once, whole and on disk, and never replaced."""
+"""Files of the keep's state that sealing depends on: always whole, and on disk before anything relies on them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
         raise SealingError(f"{path.name} cannot be read: {error.strerror}") from None
     content = make()
     try:
-        _write(path, content)
+        replace_file(path, content)
     except OSError as error:
         raise SealingError(f"{path.name} cannot be stored: {error.strerror}") from None
     return content
 
 
-def _write(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole, or leave it as it is. Raises `OSError`."""
     temporary = path.with_name(f"{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:

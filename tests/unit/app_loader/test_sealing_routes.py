@@ -20,7 +20,7 @@ from app_loader.runs import Runs
 from app_loader.workload import Workload
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.handover import Configuration
-from keep_protocol.sealing_api import KeyKind, Sealed, Unsealed
+from keep_protocol.sealing_api import CounterSource, KeyKind, Sealed, Unsealed
 from keep_protocol.spec import canonical
 from tests.swtpm import running_swtpm
 from tests.unit.app_loader.asking import ask, problem, request
@@ -69,6 +69,21 @@ def test_a_keep_that_attests_by_a_tpm_seals_by_it_and_not_by_its_hosts_key(tmp_p
     assert unsealed.data == DATA
     assert sealed[0].key == sealed[1].key == unsealed.header.key
     assert unsealed.header.key.kind is KeyKind.TPM
+
+
+def test_a_keep_with_a_tpm_refuses_what_is_older_than_the_latest_and_says_which_counter_it_was(tmp_path: Path) -> None:
+    with running_swtpm() as path, socket.socket(socket.AF_UNIX) as tpm:
+        tpm.connect(str(path))
+        keep = tpm_keep(tmp_path, tpm.fileno())
+        old, new = (answer(post(keep, "/v1/seal", attested=True, purpose="p", data=DATA), Sealed) for _ in range(2))
+        after_restart = tpm_keep(tmp_path, tpm.fileno())
+        opened = answer(post(after_restart, "/v1/unseal", attested=True, sealed=new.sealed), Unsealed)
+        refused = problem(post(after_restart, "/v1/unseal", attested=True, sealed=old.sealed))
+        any_age = post(after_restart, "/v1/unseal", attested=True, sealed=old.sealed, allow_rollback=True)
+    assert (opened.data, opened.rollback_protected) == (DATA, True)
+    assert (new.counted_by, opened.header.counter) == (CounterSource.TPM, new.counter)
+    assert refused.code == "rollback-refused"
+    assert not answer(any_age, Unsealed).rollback_protected
 
 
 def tpm_keep(state: Path, descriptor: int) -> Keep:

@@ -9,7 +9,7 @@ from base64 import b64decode, b64encode
 import pytest
 
 from keep_client import AsyncKeepClient, Credentials, InvalidArgumentError, ProtocolError
-from keep_protocol.sealing_api import KeyKind, Sealed, SealedHeader, SealingKey, Selector, Unsealed
+from keep_protocol.sealing_api import CounterSource, KeyKind, Sealed, SealedHeader, SealingKey, Selector, Unsealed
 from keep_protocol.secret_api import SecretInfo, SecretList
 from tests.unit.keep_client.certificates import Pair
 from tests.unit.keep_client.conftest import StartKeep
@@ -22,7 +22,7 @@ HEADER = SealedHeader(1, KEY, "state", 7, "2026-01-01T00:00:00.000Z")
 
 def respond(request: Received) -> Reply:
     if request.path == "/v1/seal":
-        return json_reply(Sealed(b64encode(b"envelope").decode(), KEY))
+        return json_reply(Sealed(b64encode(b"envelope").decode(), KEY, 12, CounterSource.TPM))
     if request.path == "/v1/unseal":
         return json_reply(Unsealed(b64encode(b"data").decode(), HEADER, True))
     if request.method == "DELETE":
@@ -56,6 +56,7 @@ def test_data_is_sealed_and_unsealed_as_bytes(start_keep: StartKeep) -> None:
     server, keep = start_keep(respond)
     sealed = keep.seal(b"data", purpose="state", bind=[Selector.KEEP], counter=7)
     assert (sealed.envelope, sealed.key) == (b"envelope", KEY)
+    assert (sealed.counter, sealed.counted_by) == (12, CounterSource.TPM)
     opened = keep.unseal(sealed.envelope, purpose="state", expected_counter=7)
     assert (opened.data, opened.header, opened.rollback_protected) == (b"data", HEADER, True)
     first, second = (json.loads(request.body) for request in server.received)

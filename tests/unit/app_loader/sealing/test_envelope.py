@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import msgspec
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from app_loader.sealing.envelope import MAGIC, Label, parse, seal, unseal
 from app_loader.sealing.errors import MalformedEnvelopeError, SealingError, UnknownVersionError, UnsealError
-from keep_protocol.sealing_api import KeyKind, Selector
+from keep_protocol.sealing_api import CounterSource, KeyKind, Selector
 
 ROOT = bytes(range(32))
 LABEL = Label(KeyKind.HOST, "0" * 32, (Selector.KEEP,), "db-key", 7, "2026-01-02T03:04:05.678Z")
@@ -55,6 +56,15 @@ def test_the_header_is_canonical_json_as_documented() -> None:
     )
     assert (fields["v"], fields["kind"], fields["purpose"], fields["counter"]) == (1, "host", "db-key", 7)
     assert b" " not in header
+
+
+@pytest.mark.parametrize(
+    ("counter", "counted_by"), [(None, CounterSource.TPM), (7, CounterSource.OWNER), (None, CounterSource.OWNER)]
+)
+def test_only_a_counter_of_a_machine_is_said_to_be_one(counter: int | None, counted_by: CounterSource) -> None:
+    label = dataclasses.replace(LABEL, counter=counter, counted_by_machine=counted_by)
+    with pytest.raises(MalformedEnvelopeError, match="counted_by"):
+        parse(seal(ROOT, DATA, label))
 
 
 def test_no_two_envelopes_are_alike() -> None:
@@ -204,10 +214,12 @@ def test_whatever_comes_only_our_own_errors_come_out(data: st.DataObject) -> Non
     counter=st.none() | st.integers(0, 2**53 - 1),
     selectors=st.sets(st.sampled_from(Selector), min_size=1),
     kind=st.sampled_from(KeyKind),
+    by_machine=st.booleans(),
 )
 def test_whatever_is_sealed_comes_out_again(
-    data: bytes, purpose: str, counter: int | None, selectors: set[Selector], kind: KeyKind
+    data: bytes, purpose: str, counter: int | None, selectors: set[Selector], kind: KeyKind, by_machine: bool
 ) -> None:
-    label = Label(kind, "f" * 32, tuple(sorted(selectors)), purpose, counter, LABEL.created)
+    counted_by = CounterSource.TPM if by_machine and counter is not None else None
+    label = Label(kind, "f" * 32, tuple(sorted(selectors)), purpose, counter, LABEL.created, counted_by)
     envelope = parse(seal(ROOT, data, label))
     assert (envelope.label, unseal(ROOT, envelope)) == (label, data)

@@ -40,7 +40,8 @@ def sealer(*keys: HostKey) -> Sealer:
 
 
 def test_a_host_key_is_named_as_what_it_is_wherever_it_shows() -> None:
-    sealed, key = sealer().seal(DATA, purpose="p")
+    sealed, written = sealer().seal(DATA, purpose="p")
+    key = written.key
     _, header, _ = sealer().unseal(sealed, allow_rollback=True)
     assert (key.kind, key.selectors) == (KeyKind.HOST, (Selector.KEEP,))
     assert header.key == key
@@ -65,8 +66,8 @@ def test_a_rotated_key_still_opens_and_the_new_one_seals() -> None:
     sealed, _ = sealer(old).seal(DATA, purpose="p")
     both = sealer(new, old)
     assert both.unseal(sealed, allow_rollback=True)[0] == DATA
-    again, key = both.seal(DATA, purpose="p")
-    assert key.id == new.id != old.id
+    again, header = both.seal(DATA, purpose="p")
+    assert header.key.id == new.id != old.id
     with pytest.raises(UnknownKeyError):
         sealer(old).unseal(again, allow_rollback=True)
 
@@ -135,8 +136,8 @@ class TestSelection:
     def test_a_process_keep_seals_with_what_its_host_handed_over(self, tmp_path: Path) -> None:
         keys = [base64.b64encode(os.urandom(32)).decode() for _ in range(2)]
         old = find_sealer(spec(), KEEP, tmp_path, keys[1:])
-        sealed, key = old.seal(DATA, purpose="p")
-        assert key.kind is KeyKind.HOST
+        sealed, header = old.seal(DATA, purpose="p")
+        assert header.key.kind is KeyKind.HOST
         assert find_sealer(spec(), KEEP, tmp_path, keys).unseal(sealed, allow_rollback=True)[0] == DATA
 
     def test_without_a_key_nothing_is_sealed(self, tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def sealer(firmware: Firmware, keep: str = KEEP, spec: bytes = SPEC) -> Sealer:
 
 def test_the_same_guest_opens_what_it_sealed() -> None:
     firmware = Firmware()
-    sealed, key = sealer(firmware).seal(b"data", purpose="p")
+    sealed, header = sealer(firmware).seal(b"data", purpose="p")
+    key = header.key
     assert key.kind is KeyKind.SNP
     assert set(key.selectors) == {Selector.CHIP, Selector.MEASUREMENT, Selector.KEEP}
     assert sealer(Firmware()).unseal(sealed, allow_rollback=True)[0] == b"data"

@@ -32,7 +32,8 @@ def sealer(tpm: Tpm, state: Path, keep: str = KEEP) -> Sealer:
 
 
 def test_the_key_is_the_same_after_a_restart_and_never_on_disk(tpm: Tpm, tmp_path: Path) -> None:
-    sealed, key = sealer(tpm, tmp_path).seal(b"data", purpose="p")
+    sealed, header = sealer(tpm, tmp_path).seal(b"data", purpose="p")
+    key = header.key
     assert (key.kind, key.selectors) == (KeyKind.TPM, (Selector.CHIP, Selector.KEEP, Selector.MEASUREMENT))
     # More often than a TPM has room for objects: none may be left behind.
     for _ in range(5):
