@@ -61,7 +61,8 @@ def run(
     spec = decode_spec(configuration.spec.encode())
     files = Files(state / "files", spec.limits.files)
     files.prepare()
-    distrusted = binascii.a2b_base64(configuration.client_ca) if spec.backend.is_tee else None
+    own = (configuration.client_ca, configuration.server_ca) if spec.backend.is_tee else ()
+    distrusted = [binascii.a2b_base64(ca) for ca in own]
     principals = Principals(spec.principals, Revocations(host / CRL_FILE), distrusted=distrusted)
     with asyncio.Runner() as event_loop:
         # What is used for the first time after the fork, server and runner have twice. So all is used once before,

@@ -86,13 +86,13 @@ class Client:
 class Principals:
     """Everybody whom the spec lets in. Raises `PrincipalError` for a spec that cannot be kept.
 
-    `distrusted` is a CA in DER whose word counts nothing: a keep of trusted hardware lets its host name nobody.
+    `distrusted` are CAs in DER whose word counts nothing: a keep of trusted hardware lets its host name nobody.
     """
 
     def __init__(
-        self, principals: Iterable[Principal], revocations: Revocations, *, distrusted: bytes | None = None
+        self, principals: Iterable[Principal], revocations: Revocations, *, distrusted: Iterable[bytes] = ()
     ) -> None:
-        host_key = None if distrusted is None else _public_key(distrusted)
+        host_keys = frozenset(map(_public_key, distrusted))
         self.revocations = revocations
         self._pinned: dict[bytes, frozenset[KeepRole]] = {}
         self._authorities: list[Authority] = []
@@ -106,7 +106,7 @@ class Principals:
                 certificate = _certificate(principal.ca, where)
                 if not certificate.is_authority:
                     raise PrincipalError(f"{where}: `ca` is a certificate that may not sign others")
-                if certificate.public_key == host_key:
+                if certificate.public_key in host_keys:
                     raise PrincipalError(f"{where}: `ca` is the host's own, which this keep does not trust")
                 self._authorities.append(Authority(principal, certificate))
 

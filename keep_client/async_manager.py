@@ -75,9 +75,9 @@ class AsyncManagerClient:
     async def create_keep(self, spec: KeepSpec, *, name: str | None = None, idempotency_key: str | None = None) -> Keep:
         """A new keep that is ready. Raises `SpecMismatchError` when it was made from another spec.
 
-        A keep of trusted hardware whose principals the host's own CA could name is refused: `InvalidArgumentError`.
+        Refused with `InvalidArgumentError`: a keep of trusted hardware whose principals a CA of the host could name.
         """
-        check_authorities(spec, self.credentials.certificate.read_text("ascii"))
+        check_authorities(spec, self.credentials.certificate.read_text("ascii"), self.ca.read_text("ascii"))
         return await self._channel.call(manager_calls.create_keep(spec, name, idempotency_key))
 
     async def list_keeps(self) -> KeepList:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keep_client.errors import InvalidArgumentError
 from keep_protocol.evidence import EvidenceKind
@@ -110,26 +110,45 @@ def spiffe_id_of(certificate: x509.Certificate) -> str:
     return uris[0]
 
 
-def check_authorities(spec: KeepSpec, own: str) -> None:
+def check_authorities(spec: KeepSpec, own: str, manager_ca: str) -> None:
     """Refuse a spec by which the host of a keep that distrusts it could name principals; see `GET /v1/backends`.
 
-    `own` is the certificate (PEM) by which its manager knows us: the CA that issued it is the host's. Raises
-    `InvalidArgumentError`.
+    `own` is the certificate (PEM) by which its manager knows us: the CA that issued it is the host's. So are those in
+    `manager_ca` (PEM), which certify the manager. Raises `InvalidArgumentError`.
     """
     if not spec.backend.is_tee:
         return
     certificate = load_certificate(own)
+    servers = {_spki(authority) for authority in _load_certificates(manager_ca)}
     for number, principal in enumerate(spec.principals):
         if principal.ca is None:
             continue
-        try:
-            certificate.verify_directly_issued_by(x509.load_der_x509_certificate(b64decode(principal.ca)))
-        except (InvalidSignature, ValueError, TypeError):
+        authority = x509.load_der_x509_certificate(b64decode(principal.ca))
+        if _spki(authority) not in servers and not _has_issued(authority, certificate):
             continue
         raise InvalidArgumentError(
             f"principals[{number}].ca is the CA of the host itself, and a {spec.backend} keep trusts nothing that the "
             "host can sign: name the principal by its own certificate, or by a CA whose key is elsewhere"
         )
+
+
+def _has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def _spki(certificate: x509.Certificate) -> bytes:
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _load_certificates(pem: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        raise InvalidArgumentError(f"the manager's CA is not a certificate in PEM: {error}") from error
 
 
 def _merged(principals: Iterable[Principal]) -> tuple[Principal, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,16 +75,16 @@ def check_spec(spec: KeepSpec, canonical: bytes) -> None:
                 _check_certificate(encoded, f"spec.principals[{index}].{field}", signs=field == "ca")
 
 
-def check_authorities(spec: KeepSpec, client_ca: bytes) -> None:
+def check_authorities(spec: KeepSpec, own: Iterable[bytes]) -> None:
     """Raises `RefusalError` (`spec-invalid`) where the keep distrusts the host, and the host could name its principals.
 
-    `client_ca` is the DER of the host's own CA; another certificate of the same key is no better.
+    `own` are the CAs (DER) whose keys are on the host; another certificate of the same key is no better.
     """
     if not spec.backend.is_tee:
         return
-    own = _public_key(client_ca)
+    keys = frozenset(map(_public_key, own))
     for index, principal in enumerate(spec.principals):
-        if principal.ca is not None and _public_key(base64.b64decode(principal.ca)) == own:
+        if principal.ca is not None and _public_key(base64.b64decode(principal.ca)) in keys:
             raise RefusalError(
                 ErrorCode.SPEC_INVALID,
                 f"the CA is this host's own, and a {spec.backend} keep trusts nothing that the host can sign",

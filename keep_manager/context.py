@@ -13,16 +13,7 @@ from keep_manager.lifecycle import Lifecycle
 from keep_manager.roles import RolesTable
 from keep_manager.store import timestamp
 from keep_manager.supervisor.interface import Supervisor
-
-
-@dataclass(slots=True)
-class Trust:
-    """What callers' certificates are held against; replaced as a whole when the files change."""
-
-    client_ca: bytes
-    """DER."""
-    revoked: frozenset[int]
-    """Serials. Connections that were open before a revocation are refused by them."""
+from keep_manager.trust import Trust
 
 
 @dataclass(slots=True)

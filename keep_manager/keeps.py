@@ -29,6 +29,7 @@ from keep_manager.errors import EndpointTakenError, KeepStartError, StoreError, 
 from keep_manager.faults import fault_point
 from keep_manager.lifecycle import Lifecycle
 from keep_manager.store import IdempotencyKey, KeepRow, Phase, Store, timestamp
+from keep_manager.trust import Trust
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.manager_api import CreateKeep, Keep
 from keep_protocol.names import new_keep_id
@@ -43,12 +44,11 @@ _T = TypeVar("_T")
 class Keeps:
     """The keeps of this deployment as callers see them."""
 
-    def __init__(self, lifecycle: Lifecycle, store: Store, settings: Settings, client_ca: Callable[[], bytes]) -> None:
-        """`client_ca` gives the DER of the CA below which callers' identities are."""
+    def __init__(self, lifecycle: Lifecycle, store: Store, settings: Settings, trust: Callable[[], Trust]) -> None:
         self._lifecycle = lifecycle
         self._store = store
         self._settings = settings
-        self._client_ca = client_ca
+        self._trust = trust
         self._capacity = HostCapacity.measure(lifecycle.supervisor.paths.state)
         self._in_flight: dict[tuple[str, str], tuple[bytes, asyncio.Task[bytes]]] = {}
         self._acts: set[asyncio.Task[Any]] = set()
@@ -79,7 +79,7 @@ class Keeps:
 
         Raises `RefusalError`: `forbidden` for an identity without any role, whether the keep exists or not.
         """
-        ca = self._client_ca()
+        ca = self._trust().client_ca
         entries = [entry for entry in self.all() if caller.sees(entry) or caller.is_principal(entry, ca)]
         if not caller.rights.roles and not entries:
             raise RefusalError(
@@ -172,7 +172,7 @@ class Keeps:
         entries = self.all()
         check_name(name, caller.id, entries)
         check_spec(spec, raw)
-        check_authorities(spec, self._client_ca())
+        check_authorities(spec, self._trust().authorities)
         check_capacity(spec.limits, self._capacity)
         check_backend(spec.backend, self._lifecycle.supervisor)
         check_evidence(spec.evidence, self._settings.tpm)

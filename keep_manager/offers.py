@@ -13,17 +13,18 @@ from keep_manager.entry import KeepEntry
 from keep_manager.errors import DeviceError, SealingKeyError
 from keep_manager.handover import Offer
 from keep_manager.sealing_keys import SealingKeys
+from keep_manager.trust import Trust
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.handover import Configuration
 
 
 class Offers:
-    """Makes what keeps are offered. `client_ca` gives the host's own CA for clients, in DER."""
+    """Makes what keeps are offered. `trust` gives the host's own CAs."""
 
-    def __init__(self, settings: Settings, keys: SealingKeys, client_ca: Callable[[], bytes]) -> None:
+    def __init__(self, settings: Settings, keys: SealingKeys, trust: Callable[[], Trust]) -> None:
         self._settings = settings
         self._keys = keys
-        self._client_ca = client_ca
+        self._trust = trust
 
     def make(self, entry: KeepEntry, listener: socket.socket) -> Offer:
         """The offer for one keep. Raises `SealingKeyError` or `DeviceError`; `listener` is closed then."""
@@ -40,7 +41,8 @@ class Offers:
             spec=entry.row.spec.decode(),
             domain=self._settings.domain,
             names=tuple(dict.fromkeys((address, *self._settings.hosts))),
-            client_ca=base64.b64encode(self._client_ca()).decode(),
+            client_ca=base64.b64encode(self._trust().client_ca).decode(),
+            server_ca=base64.b64encode(self._trust().server_ca).decode(),
             sealing_keys=sealing_keys,
         )
         return Offer(listener, configuration, devices)

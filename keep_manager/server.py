@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from keep_manager.addresses import host_names
 from keep_manager.app import create_app
 from keep_manager.config import Address, Home, Settings, write_private
-from keep_manager.context import ManagerContext, Trust
+from keep_manager.context import ManagerContext
 from keep_manager.disk_reserve import DiskReserve
 from keep_manager.entry import KeepEntry
 from keep_manager.errors import AlreadyServedError, ManagerError
@@ -38,6 +38,7 @@ from keep_manager.sealing_keys import SealingKeys
 from keep_manager.store import Store
 from keep_manager.supervisor.interface import Supervisor
 from keep_manager.tls import ReloadingContext, server_context
+from keep_manager.trust import Trust
 from keep_protocol.manager_api import ManagerFile
 
 _logger = logging.getLogger(__name__)
@@ -99,9 +100,9 @@ class RunningManager:
             events = EventLog(self.store)
             reserve = DiskReserve(home.database.with_name("disk-reserve"))
             reserve.fill()
-            offers = Offers(settings, SealingKeys(home.sealing_keys), lambda: self.context.trust.client_ca)
+            offers = Offers(settings, SealingKeys(home.sealing_keys), lambda: self.context.trust)
             lifecycle = Lifecycle(self.store, events, supervisor, settings, reserve, offers)
-            keeps = Keeps(lifecycle, self.store, settings, lambda: self.context.trust.client_ca)
+            keeps = Keeps(lifecycle, self.store, settings, lambda: self.context.trust)
             roles = RolesTable(home.roles_file)
             self.context = ManagerContext(
                 home, settings, supervisor, roles, events, lifecycle, keeps, _read_trust(self.paths)
@@ -183,7 +184,8 @@ class RunningManager:
 
     def _files(self) -> tuple[object, ...]:
         paths = self.paths
-        return tuple(map(_signature, (paths.server, key_of(paths.server), paths.client_ca, paths.client_crl)))
+        used = (paths.server, key_of(paths.server), paths.client_ca, paths.server_ca, paths.client_crl)
+        return tuple(map(_signature, used))
 
 
 class _Server(uvicorn.Server):
@@ -305,8 +307,10 @@ def _write_manager_file(home: Home, manager: RunningManager, url: str) -> None:
 
 
 def _read_trust(paths: PkiPaths) -> Trust:
-    ca = load_certificate(paths.client_ca)
-    return Trust(ca.public_bytes(serialization.Encoding.DER), revoked_serials(paths))
+    clients, servers = (
+        load_certificate(path).public_bytes(serialization.Encoding.DER) for path in (paths.client_ca, paths.server_ca)
+    )
+    return Trust(clients, servers, revoked_serials(paths))
 
 
 async def _forever(period: float, act: Callable[[], None]) -> None:

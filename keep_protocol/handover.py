@@ -54,6 +54,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Further DNS names and addresses for its certificate."""
     client_ca: str = ""
     """The host's own CA for clients, DER in base64: no keep that distrusts the host lets it name anybody."""
+    server_ca: str = ""
+    """The host's own CA for its manager's certificate, likewise."""
     sealing_keys: tuple[str, ...] = ()
     """The host's halves of the keys that it seals with, 32 bytes in base64 each, the newest first."""
 

@@ -112,21 +112,23 @@ class TestIdentity:
         host, elsewhere = Authority(), Authority()
         distrusted = host.certificate.public_bytes(Encoding.DER)
         named = [self_signed().pinned(), elsewhere.names(BOB)]
-        Principals(named, Revocations(crl), distrusted=distrusted)
-        with pytest.raises(PrincipalError, match=r"principals\[2\]: `ca` is the host's own"):
-            Principals([*named, host.names(ALICE)], Revocations(crl), distrusted=distrusted)
+        servers = Authority().certificate.public_bytes(Encoding.DER)
+        Principals(named, Revocations(crl), distrusted=(distrusted, servers))
+        for own in ((distrusted, servers), (servers, distrusted)):
+            with pytest.raises(PrincipalError, match=r"principals\[2\]: `ca` is the host's own"):
+                Principals([*named, host.names(ALICE)], Revocations(crl), distrusted=own)
 
     def test_another_certificate_of_the_hosts_key_is_no_better(self, crl: Path) -> None:
         host = Authority()
         distrusted = host.reissued().public_bytes(Encoding.DER)
         assert distrusted != host.certificate.public_bytes(Encoding.DER)
         with pytest.raises(PrincipalError, match="the host's own"):
-            Principals([host.names(ALICE)], Revocations(crl), distrusted=distrusted)
+            Principals([host.names(ALICE)], Revocations(crl), distrusted=[distrusted])
 
     @pytest.mark.parametrize("distrusted", [b"", b"no certificate"])
     def test_a_host_that_does_not_say_which_ca_is_its_own_is_an_error(self, crl: Path, distrusted: bytes) -> None:
         with pytest.raises(PrincipalError, match="does not say which CA is its own"):
-            Principals([self_signed().pinned()], Revocations(crl), distrusted=distrusted)
+            Principals([self_signed().pinned()], Revocations(crl), distrusted=[distrusted])
 
     def test_the_trust_store_is_the_specs_certificates_and_nothing_else(self, crl: Path) -> None:
         authority, pinned = Authority(), self_signed()

@@ -83,7 +83,8 @@ def test_a_spec_that_is_too_large_is_refused_here() -> None:
 
 
 def test_a_keep_that_distrusts_its_host_lets_the_hosts_ca_name_nobody() -> None:
-    host, elsewhere = Authority(), Authority()
+    host, servers, elsewhere = Authority(), Authority(), Authority()
+    ca = Authority().certificate + servers.certificate
     own = host.client().certificate
 
     def spec(*principals: Principal) -> KeepSpec:
@@ -91,11 +92,14 @@ def test_a_keep_that_distrusts_its_host_lets_the_hosts_ca_name_nobody() -> None:
 
     pinned = principal_of(self_signed().certificate, OWNER)
     foreign = principal_of(elsewhere.client().certificate, OWNER, client_ca=elsewhere.certificate)
-    check_authorities(spec(pinned, foreign), own)
+    check_authorities(spec(pinned, foreign), own, ca)
     with pytest.raises(InvalidArgumentError, match=r"principals\[1\].ca is the CA of the host itself"):
-        check_authorities(spec(pinned, principal_of(own, OWNER, client_ca=host.certificate)), own)
+        check_authorities(spec(pinned, principal_of(own, OWNER, client_ca=host.certificate)), own, ca)
+    named = named_principal(ALICE, OWNER, client_ca=servers.certificate)
+    with pytest.raises(InvalidArgumentError, match=r"principals\[1\].ca is the CA of the host itself"):
+        check_authorities(spec(pinned, named), own, ca)
     trusting = new_spec(principals=[principal_of(own, OWNER, client_ca=host.certificate)])
-    check_authorities(trusting, own)
+    check_authorities(trusting, own, ca)
 
 
 def test_a_keeps_own_certificate_is_self_signed_too() -> None:

@@ -8,6 +8,7 @@ import logging
 import re
 
 import httpx
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.routing import Route as StarletteRoute
@@ -280,6 +281,16 @@ def test_a_tee_keep_that_names_the_hosts_own_ca_is_refused(manager: Running, bac
     answer = manager.client().post("/v1/keeps", json=body)
     assert problem_of(answer) == (422, "spec-invalid")
     assert answer.json()["field"] == "spec.principals[0].ca"
+
+
+def test_the_ca_of_the_managers_own_certificate_is_the_hosts_too(manager: Running) -> None:
+    principal = principal_of(manager, make_client(manager.home, "alice"))
+    server_ca = load_certificate(manager.home.pki / "server-ca.pem").public_bytes(Encoding.DER)
+    body = keep_body("one", msgspec.structs.replace(principal, ca=base64.b64encode(server_ca).decode()))
+    body["spec"].update(backend="snp", evidence="snp")
+    answer = manager.client().post("/v1/keeps", json=body)
+    assert problem_of(answer) == (422, "spec-invalid")
+    assert "this host's own" in answer.json()["detail"]
 
 
 def test_a_tee_keep_of_a_foreign_ca_gets_past_that_and_is_refused_for_lack_of_hardware(manager: Running) -> None:
