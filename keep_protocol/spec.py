@@ -127,7 +127,12 @@ class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         possible = EVIDENCE_OF_BACKEND[self.backend]
         if self.evidence not in possible:
             names = ", ".join("null" if kind is None else f'"{kind}"' for kind in possible)
-            raise ValueError(f"`evidence` of a {self.backend} keep is one of {names}")
+            makers = [str(backend) for backend, kinds in EVIDENCE_OF_BACKEND.items() if self.evidence in kinds]
+            wanted = "null" if self.evidence is None else f'"{self.evidence}"'
+            raise ValueError(
+                f"`evidence` of a {self.backend} keep is one of {names}; keeps with {wanted} are of the backend"
+                f" {' or '.join(makers)}"
+            )
 
 
 def canonical(spec: KeepSpec) -> bytes:

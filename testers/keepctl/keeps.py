@@ -13,8 +13,10 @@ from testers.deployment import Deployment, printable
 from testers.keepctl.command import add_command
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import say, show_fields, show_json, show_table
+from testers.keepctl.option_words import fields_as_options
 from testers.keepctl.quantities import size_text
 from testers.keepctl.specification import (
+    SPEC_OPTIONS,
     add_evidence_options,
     add_limit_options,
     allowance,
@@ -92,9 +94,12 @@ def _create(options: argparse.Namespace) -> int:
     deployment = Deployment.from_options(options)
     evidence = evidence_of(options)
     policy = None if options.policy is None else policy_table(options.policy)
-    spec = new_spec(principals=principals_of(deployment, options.allow), limits=limits_of(options), evidence=evidence)
+    principals, limits = principals_of(deployment, options.allow), limits_of(options)
+    with fields_as_options(SPEC_OPTIONS):
+        spec = new_spec(principals=principals, limits=limits, evidence=evidence)
     with deployment.connect() as manager:
-        keep = manager.create_keep(spec, name=options.name)
+        with fields_as_options(SPEC_OPTIONS):
+            keep = manager.create_keep(spec, name=options.name)
         if evidence is not None:
             _remember(TrustStore.of(deployment), keep, spec, policy, options.name)
         try:

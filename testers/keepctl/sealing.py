@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from keep_client import InvalidArgumentError
-from keep_protocol.sealing_api import MAX_SEALED_DATA, KeyKind, SealingKey, Selector
+from keep_protocol.sealing_api import MAX_SEALED_DATA, CounterSource, KeyKind, SealingKey, Selector
 from testers.deployment import Deployment
 from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import say, show_json
+from testers.keepctl.option_words import fields_as_options
 from testers.keepctl.quantities import size_text
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 STANDARD_STREAM = "-"
 _LARGEST_ENVELOPE = MAX_SEALED_DATA + 4096
+_SEAL_OPTIONS = {"counter": "--counter", "bind": "--bind", "purpose": "--purpose"}
+_UNSEAL_OPTIONS = {"expected_counter": "--counter", "allow_rollback": "--allow-rollback", "purpose": "--purpose"}
 
 
 def register(subparsers: Subparsers) -> None:
@@ -33,7 +36,8 @@ def register(subparsers: Subparsers) -> None:
         _seal,
         examples=("keepctl seal prices state.bin state.sealed --purpose state --counter 7",),
         details="What the envelope is bound to depends on the keep: on hardware to chip, code and keep, elsewhere to\n"
-        "the keep by a key of its host. A counter that grows each time shows later which envelope is the latest.",
+        "the keep by a key of its host. A counter that grows each time shows later which envelope is the latest;\n"
+        "without --counter a keep that proves itself by a TPM lets that count.",
     )
     _add_files(seal)
     seal.add_argument("--purpose", required=True, help="what the data is for; part of the key")
@@ -50,8 +54,9 @@ def register(subparsers: Subparsers) -> None:
             "keepctl unseal prices state.sealed state.bin --counter 7",
             "keepctl unseal prices config.sealed - --allow-rollback",
         ),
-        details="Whoever stores envelopes can give back an older one. So name the lowest counter that is acceptable,\n"
-        "or say with --allow-rollback that any age is.",
+        details="Whoever stores envelopes can give back an older one. What a TPM has counted is opened when it is the\n"
+        "latest for its purpose. For the rest name the lowest counter that is acceptable, or say with\n"
+        "--allow-rollback that any age is.",
     )
     _add_files(unseal)
     unseal.add_argument("--purpose", help="what it must have been sealed for")
@@ -76,10 +81,17 @@ def _seal(options: argparse.Namespace) -> int:
     _check_output(options)
     data = _read(options.source, MAX_SEALED_DATA)
     deployment = Deployment.from_options(options)
-    with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
+    with (
+        deployment.connect() as manager,
+        open_keep(manager, deployment, options.keep, options.policy) as keep,
+        fields_as_options(_SEAL_OPTIONS),
+    ):
         sealed = keep.seal(data, purpose=options.purpose, bind=options.bind, counter=options.counter)
     _write(options.target, sealed.envelope)
-    _tell(options, {"key": msgspec.to_builtins(sealed.key)}, sealed.key)
+    document = {"key": sealed.key, "counter": sealed.counter, "counted_by": sealed.counted_by}
+    _tell(options, msgspec.to_builtins(document), sealed.key)
+    if not options.json and sealed.counted_by is CounterSource.TPM:
+        say(f"the TPM counted it: {sealed.counter}; what was sealed for {options.purpose} before is too old now")
     return 0
 
 
@@ -87,7 +99,11 @@ def _unseal(options: argparse.Namespace) -> int:
     _check_output(options)
     envelope = _read(options.source, _LARGEST_ENVELOPE)
     deployment = Deployment.from_options(options)
-    with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
+    with (
+        deployment.connect() as manager,
+        open_keep(manager, deployment, options.keep, options.policy) as keep,
+        fields_as_options(_UNSEAL_OPTIONS),
+    ):
         opened = keep.unseal(
             envelope,
             purpose=options.purpose,

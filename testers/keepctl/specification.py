@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,16 @@ from keep_protocol.states import KeepRole
 from testers.deployment import Deployment, read_pem
 from testers.keepctl.command import add_policy_option
 from testers.keepctl.quantities import percentage, size, size_text, whole_duration
+
+SPEC_OPTIONS: Final = {
+    "name": "--name",
+    "spec.evidence": "--evidence",
+    "spec.principals": "--allow",
+    **{f"spec.limits.{field}": f"--{field.replace('_', '-')}" for field in Limits.__struct_fields__},
+    "spec.limits.workload": "--workload-limit",
+    "spec.limits.output": "--output-limit",
+}
+"""What sets each field of `POST /v1/keeps`."""
 
 
 def add_limit_options(parser: argparse.ArgumentParser) -> None:

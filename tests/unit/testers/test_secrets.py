@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from keep_client import InvalidArgumentError, KeepClientError, ProblemError
+from keep_protocol.errors import Problem
 from keep_protocol.secret_api import MAX_SECRET, SecretUse
+from testers.deployment import error_line
+from testers.keepctl.option_words import fields_as_options
 from testers.keepctl.secrets import secret_use
+from testers.keepctl.specification import SPEC_OPTIONS
 from tests.unit.testers.conftest import Program
 from tests.unit.testers.doubles import FakeDeployment
+
+
+def problem(code: str, detail: str, field: str | None = None) -> ProblemError:
+    return ProblemError(Problem("about:blank", code, 409, detail, code, field))
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,33 @@ def test_a_value_that_is_too_large_is_refused_before_anything_is_sent(keepctl: P
     done = keepctl("secret", "put", "prices", "large", str(file))
     assert done.returncode == 1
     assert "at most 64 KiB" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (
+            problem("rollback-refused", "give `expected_counter`, or `allow_rollback`"),
+            "give --counter, or --allow-rollback",
+        ),
+        (problem("field-invalid", "cannot be bound to signer", field="$.bind"), "cannot be bound to signer (--bind)"),
+        (problem("spec-invalid", "too large", field="spec.limits.run_time"), "too large (--run-time)"),
+        (problem("spec-invalid", "too large", field="spec.nonce"), "too large (spec.nonce)"),
+        (InvalidArgumentError("`evidence` of a process keep"), "--evidence of a process keep"),
+    ],
+)
+def test_fields_of_the_api_are_told_as_options(raised: KeepClientError, told: str) -> None:
+    options = {**SPEC_OPTIONS, "expected_counter": "--counter", "allow_rollback": "--allow-rollback", "bind": "--bind"}
+    with pytest.raises(type(raised)) as caught, fields_as_options(options):
+        raise raised
+    assert told in error_line(caught.value)
+
+
+def test_evidence_that_process_keeps_cannot_give_is_refused_with_what_they_can(keepctl: Program) -> None:
+    done = keepctl("create", "--evidence", "snp")
+    assert done.returncode == 1
+    assert '--evidence of a process keep is one of null, "tpm", "simulated"' in done.stderr
+    assert 'keeps with "snp" are of the backend snp' in done.stderr
 
 
 def test_envelope_and_json_do_not_share_standard_output(keepctl: Program, tmp_path: Path) -> None:
