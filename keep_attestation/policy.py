@@ -12,6 +12,7 @@ import msgspec
 from keep_attestation.azure.policy import AzurePolicy
 from keep_attestation.errors import PolicyError
 from keep_attestation.nitro.policy import NitroPolicy
+from keep_attestation.ratls.policy import CertificatePolicy
 from keep_attestation.rules import Facts, Rule
 from keep_attestation.sgx.policy import SgxPolicy
 from keep_attestation.simulated.policy import SimulatedPolicy
@@ -48,6 +49,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     azure_snp: tuple[AzurePolicy, ...] = ()
     azure_tdx: tuple[AzurePolicy, ...] = ()
     simulated: tuple[SimulatedPolicy, ...] = ()
+    certificate: CertificatePolicy = CertificatePolicy()
+    """What is demanded of certificates that bear evidence, whatever the kind."""
 
     def alternatives(self, kind: EvidenceKind) -> tuple[KindPolicy, ...]:
         found: tuple[KindPolicy, ...] = getattr(self, kind.value.replace("-", "_"))
@@ -56,7 +59,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def only(self, kind: EvidenceKind) -> Policy:
         """The same for one kind, with every other refused."""
         fields: dict[str, Any] = {kind.value.replace("-", "_"): self.alternatives(kind)}
-        return Policy(name=self.name, **fields)
+        return Policy(name=self.name, certificate=self.certificate, **fields)
 
     @property
     def kinds(self) -> frozenset[EvidenceKind]:

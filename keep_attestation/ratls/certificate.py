@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from asn1crypto import csr
 from cryptography.exceptions import InvalidSignature
@@ -30,7 +30,7 @@ from keep_attestation.ratls.conventions import (
     keep_evidence,
     tcg_dice,
 )
-from keep_attestation.ratls.policy import CertificatePolicy
+from keep_attestation.ratls.policy import CertificatePolicy, KeyType
 from keep_attestation.ratls.presentation import OWN_CONVENTION, Bearer, Convention, Conventions, Presented
 from keep_attestation.verdict import Check, Checks, Outcome
 
@@ -53,6 +53,7 @@ _REQUEST_HASHES: dict[str, type[hashes.HashAlgorithm]] = {
     "sha384_ecdsa": hashes.SHA384,
 }
 _MIN_RSA_BITS = 3072
+_CURVES: Final = {"secp256r1": KeyType.P256, "secp384r1": KeyType.P384}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def check_bearer(presented: PresentedEvidence, policy: CertificatePolicy, at: da
     """The checks of what bears the evidence: signature, type of key, validity at `at`, critical extensions."""
     checks = Checks()
     checks.extend((presented.proof,))
-    _check_key(checks, presented)
+    _check_key(checks, presented, policy.key_types)
     certificate = presented.certificate
     if certificate is None:
         return checks.made
@@ -178,19 +179,22 @@ def _request_signature(spki: bytes, algorithm: str, signature: bytes, signed: by
     return Check("ratls.signature", Outcome.PASS, "the request is signed by its own key")
 
 
-def _check_key(checks: Checks, presented: PresentedEvidence) -> None:
-    own = any(item.convention is Convention.KEEP_EVIDENCE for item in presented.items)
+def _check_key(checks: Checks, presented: PresentedEvidence, accepted: frozenset[KeyType]) -> None:
+    if any(item.convention is Convention.KEEP_EVIDENCE for item in presented.items):
+        accepted -= {KeyType.RSA}
+    found: KeyType | None = None
     match load_public_key(presented.spki):
         case ec.EllipticCurvePublicKey() as key:
-            name, usable = key.curve.name, isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
+            name, found = key.curve.name, _CURVES.get(key.curve.name)
         case rsa.RSAPublicKey() as key:
-            name, usable = f"RSA-{key.key_size}", not own and key.key_size >= _MIN_RSA_BITS
+            name, found = f"RSA-{key.key_size}", KeyType.RSA if key.key_size >= _MIN_RSA_BITS else None
         case other:
-            name, usable = type(other).__name__, False
-    wanted = "P-256 or P-384" if own else f"P-256, P-384 or RSA of {_MIN_RSA_BITS} bits or more"
+            name = type(other).__name__
+    kinds = sorted(f"RSA of {_MIN_RSA_BITS} bits or more" if kind is KeyType.RSA else str(kind) for kind in accepted)
+    wanted = " or ".join(kinds) or "of any type that such a certificate may have"
     checks.expect(
         "ratls.key-type",
-        usable,
+        found in accepted,
         passed=f"the key is of type {name}",
         failed=f"the key is of type {name}, not {wanted}",
     )

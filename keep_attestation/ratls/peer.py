@@ -86,10 +86,11 @@ def verify_peer(
     """Phase one: the keep's certificate, in our own convention, as it came in the handshake.
 
     The TLS stack must have checked CertificateVerify: here the certificate is only bytes that anybody may have copied.
-    The verdict is by `Freshness.KEY` at best. Raises `MalformedEvidenceError` if the certificate cannot be read.
+    The verdict is by `Freshness.KEY` at best. `certificate_policy` stands for the policy's own table. Raises
+    `MalformedEvidenceError` if the certificate cannot be read.
     """
     at = datetime.now(UTC) if at is None else at
-    certificate_policy = CertificatePolicy() if certificate_policy is None else certificate_policy
+    certificate_policy = policy.certificate if certificate_policy is None else certificate_policy
     presented = read_ratls(certificate_der, accept=OWN_CONVENTION)
     item = presented.items[0]
     claims = item.claims
@@ -125,7 +126,7 @@ def verify_fresh(
     _demand_random(nonce, NONCE_SIZE, "nonce")
     _demand_random(exporter, EXPORTER_SIZE, "exporter")
     at = datetime.now(UTC) if at is None else at
-    certificate_policy = CertificatePolicy() if certificate_policy is None else certificate_policy
+    certificate_policy = policy.certificate if certificate_policy is None else certificate_policy
     spki = read_certificate(certificate_der).spki
     answer = decode_collection(collection)
     claims = answer.claims
@@ -163,7 +164,7 @@ def verify_foreign(
     presented: PresentedEvidence,
     policy: Policy,
     *,
-    certificate_policy: CertificatePolicy,
+    certificate_policy: CertificatePolicy | None = None,
     at: datetime | None = None,
     sources: Iterable[EndorsementSource] = (),
     examine: Examiner | None = None,
@@ -174,6 +175,7 @@ def verify_foreign(
     first one's. Nothing says which keep it is: `Freshness.KEY`, for peers whose key is all that one wants to know.
     """
     at = datetime.now(UTC) if at is None else at
+    certificate_policy = policy.certificate if certificate_policy is None else certificate_policy
     checks = Checks()
     checks.extend(check_bearer(presented, certificate_policy, at))
     unwanted = {item.convention for item in presented.items} - certificate_policy.accept

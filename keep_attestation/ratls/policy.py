@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import StrEnum
 
 import msgspec
 
 from keep_attestation.ratls.presentation import OWN_CONVENTION, Convention, Conventions
+
+
+class KeyType(StrEnum):
+    """Public keys that certificates may have."""
+
+    P256 = "P-256"
+    P384 = "P-384"
+    RSA = "RSA"
+    """Of at least 3072 bits, and in others' certificates alone: ours have no RSA keys."""
 
 
 class CertificatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -14,6 +24,8 @@ class CertificatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     accept: Conventions = OWN_CONVENTION
     """Conventions by which evidence may come; only our own unless others are named."""
+    key_types: frozenset[KeyType] = frozenset(KeyType)
+    """Types of the key that evidence is bound to. RSA is of 3072 bits or more, and in others' certificates alone."""
     max_lifetime_hours: int = 24
     """The longest validity; others' certificates often live for decades, and so does whatever they prove."""
     max_evidence_age_hours: int = 24
@@ -24,6 +36,8 @@ class CertificatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     def __post_init__(self) -> None:
         if not self.accept:
             raise ValueError("certificate.accept: at least one convention must be accepted")
+        if not self.key_types:
+            raise ValueError("certificate.key_types: at least one type of key must be accepted")
         if {Convention.A3S, Convention.ENARX} <= self.accept:
             raise ValueError(
                 "certificate.accept: a3s and enarx use the same identifiers for different things; accept one of them"

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from keep_client import InvalidArgumentError
 from keep_client.identity import write_new
 from keep_protocol.evidence import EvidenceKind
@@ -38,6 +40,8 @@ def register(subparsers: Subparsers) -> None:
     init.add_argument("--name", default=None, help="of the policy (default: that of the file)")
     init.add_argument("--at", metavar="TIME", help="judge the evidence as of this time")
     init.add_argument("--endorsements", metavar="FILE|DIR", type=Path, action="append", default=[])
+    init.add_argument("--collateral", metavar="FILE|DIR", type=Path, help="Intel's, as for `keepctl verify`")
+    init.add_argument("--log", metavar="FILE", type=Path, help="the event log, as for `keepctl verify`")
     init.add_argument("--convention", metavar="NAME", action="append", default=[], help="as for `keepctl verify`")
     init.add_argument("-o", "--output", metavar="FILE", type=Path, help="a new file (default: standard output)")
     explain = add_command(
@@ -94,7 +98,14 @@ def _from_evidence(options: argparse.Namespace, name: str) -> str:
     except ValueError as error:
         raise InvalidArgumentError(f"{error}") from None
     try:
-        file = read_evidence(options.evidence, endorsements=options.endorsements, accept=accept, at=at)
+        file = read_evidence(
+            options.evidence,
+            endorsements=options.endorsements,
+            collateral=options.collateral,
+            log=options.log,
+            accept=accept,
+            at=at,
+        )
         examination = examiner_of(file.kind)(file.evidence, binding=None, at=at)
     except AttestationError as error:
         raise InvalidArgumentError(str(error)) from None
@@ -104,7 +115,9 @@ def _from_evidence(options: argparse.Namespace, name: str) -> str:
         say("this evidence is not proven to be genuine, and neither are the values in the policy: it says why")
         words = "; ".join(f"{check.name}: {check.reason}" for check in failures)
         about += f" BEWARE: this evidence is not proven to be genuine, so neither are its values. {words}"
-    return policy_document(name, [(file.kind, reference_values(file.kind, examination.facts, pin=False))], about=about)
+    values = reference_values(file.kind, examination.facts, pin=False)
+    certificate = {"accept": sorted(accept)} if accept != OWN_CONVENTION else {}
+    return policy_document(name, [(file.kind, values)], about=about, certificate=certificate)
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -119,7 +132,8 @@ def _explain(options: argparse.Namespace) -> int:
             ]
             for kind in sorted(policy.kinds)
         }
-        show_json({"name": policy.name, "digest": policy.digest, "accepted": accepted})
+        certificate = msgspec.to_builtins(policy.certificate, order="deterministic")
+        show_json({"name": policy.name, "digest": policy.digest, "accepted": accepted, "certificate": certificate})
     else:
         print("\n".join(explanation(policy)))
     return 0

@@ -92,9 +92,9 @@ def _verify(options: argparse.Namespace) -> int:
         at = datetime.now(UTC) if options.at is None else moment(options.at)
     except (ValueError, OverflowError, OSError):
         raise InvalidArgumentError(f"--at {options.at} is no time: write it as 2026-03-01T12:00:00Z") from None
-    certificates = _certificate_policy(options)
     try:
         policy = NoPolicy() if options.policy is None else load_policy(options.policy)
+        certificates = _certificate_policy(options, policy.certificate)
         file = read_evidence(
             options.evidence,
             kind=None if options.kind is None else EvidenceKind(options.kind),
@@ -129,14 +129,16 @@ def _cache() -> Path:
     return Path(folder) / "wasmkeep" / "endorsements"
 
 
-def _certificate_policy(options: argparse.Namespace) -> CertificatePolicy:
-    from keep_attestation.ratls.policy import CertificatePolicy
-    from keep_attestation.ratls.presentation import OWN_CONVENTION, Convention
+def _certificate_policy(options: argparse.Namespace, base: CertificatePolicy) -> CertificatePolicy:
+    """What the policy demands of certificates, with what the command line names besides."""
+    from msgspec.structs import replace
+
+    from keep_attestation.ratls.presentation import Convention
 
     try:
-        accept = frozenset(map(Convention, options.convention)) | OWN_CONVENTION
-        lifetime = 24 if options.max_lifetime is None else max(1, -(-options.max_lifetime // 3600))
-        return CertificatePolicy(accept=accept, max_lifetime_hours=lifetime)
+        accept = frozenset(map(Convention, options.convention)) | base.accept
+        lifetime = base.max_lifetime_hours if options.max_lifetime is None else max(1, -(-options.max_lifetime // 3600))
+        return replace(base, accept=accept, max_lifetime_hours=lifetime)
     except ValueError as error:
         known = ", ".join(Convention)
         raise InvalidArgumentError(f"--convention: {error}; known are {known}") from None

@@ -10,6 +10,8 @@ import msgspec
 
 from keep_attestation.azure.policy import AzurePolicy
 from keep_attestation.nitro.policy import NitroPolicy
+from keep_attestation.ratls.policy import CertificatePolicy
+from keep_attestation.ratls.presentation import Convention
 from keep_attestation.sgx.policy import SgxPolicy
 from keep_attestation.simulated.policy import SimulatedPolicy
 from keep_attestation.snp.policy import RECOMMENDED_MINIMUM_TCB, RECOMMENDED_PLATFORM, SnpPolicy
@@ -61,7 +63,13 @@ _SOURCES = {
 _WIDTH = 116
 
 
-def policy_document(name: str, tables: Sequence[tuple[EvidenceKind, Mapping[str, Any]]], *, about: str = "") -> str:
+def policy_document(
+    name: str,
+    tables: Sequence[tuple[EvidenceKind, Mapping[str, Any]]],
+    *,
+    about: str = "",
+    certificate: Mapping[str, Any] | None = None,
+) -> str:
     """A policy in TOML. Fields that `tables` do not set stand there as comments, with their defaults."""
     text = _comment(
         "A policy of wasmkeep: what evidence must say to be accepted. What no table here accepts is refused, and so is "
@@ -80,7 +88,9 @@ def policy_document(name: str, tables: Sequence[tuple[EvidenceKind, Mapping[str,
                 "\n# Simulated evidence proves nothing: anybody can make it. This table belongs in development only.\n"
                 "[simulated]\n",
             )
-    return text
+    words = "Of certificates that bear evidence, whatever its kind. Conventions of others are accepted by name only:"
+    text += "\n" + _comment(f"{words} {', '.join(Convention)}.")
+    return text + "[certificate]\n" + _table(CertificatePolicy, certificate or {}, ("certificate",))
 
 
 def _table(struct: type[msgspec.Struct], values: Mapping[str, Any], path: tuple[str, ...]) -> str:
@@ -118,7 +128,7 @@ def _sub_tables(name: str, item: Mapping[str, Any], path: tuple[str, ...]) -> st
 def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.default_factory is not msgspec.NODEFAULT:
         return ""
-    return value(msgspec.to_builtins(field.default))
+    return value(msgspec.to_builtins(field.default, order="deterministic"))
 
 
 def _comment(text: str) -> str:

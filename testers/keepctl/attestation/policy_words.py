@@ -6,19 +6,26 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from keep_attestation.azure.policy import NoHardwarePolicy, Within
 from keep_attestation.nitro.policy import RegisterOneOf
 from keep_attestation.policy import KindPolicy, Policy
+from keep_attestation.ratls.policy import CertificatePolicy
 from keep_attestation.rules import AllOf, AnyOf, AtLeast, AtMost, Equals, OneOf, Rule
 from keep_attestation.snp.products import Processor
 from keep_attestation.snp.rules import ChipAllowed, EndorsementKeyAllowed, TcbAtLeast
 from keep_attestation.tpm.policy import KnownKey, NoReference, PcrOneOf
 from keep_protocol.evidence import EvidenceKind
 from testers.keepctl.attestation.field_documentation import field_documentation
+
+_HIGHEST: Final = {
+    "max_lifetime_hours": "the certificate's lifetime in hours",
+    "max_evidence_age_hours": "the age of claims in it, in hours,",
+    "clock_skew_seconds": "the difference of both clocks in seconds",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,8 @@ def explanation(policy: Policy) -> list[str]:
             if kind is EvidenceKind.SIMULATED:
                 lines.append("  Anybody can make simulated evidence: this alternative protects nothing.")
             lines += _left_out(alternative)
-    return lines
+    certificate = policy.certificate
+    return [*lines, "", "certificates that bear evidence are accepted if", *(f"  {each}" for each in _of(certificate))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,31 @@ def difference(first: Policy, second: Policy) -> Difference:
             narrower.append(_whole(kind, each, bool(after)))
         for each in only_after[len(only_before) :]:
             wider.append(_whole(kind, each, bool(before)))
+    _compare_certificates(first.certificate, second.certificate, wider, narrower)
     return Difference(tuple(wider), tuple(narrower), tuple(changed))
+
+
+def _of(certificate: CertificatePolicy) -> Iterator[str]:
+    """What is demanded of certificates, in words."""
+    yield f"{'accept'.ljust(30)} evidence comes by {' or '.join(sorted(certificate.accept))}"
+    yield f"{'key_types'.ljust(30)} the key is {' or '.join(sorted(certificate.key_types))}"
+    for field, words in _HIGHEST.items():
+        yield f"{field.ljust(30)} {words} is at most {getattr(certificate, field)}"
+
+
+def _compare_certificates(
+    old: CertificatePolicy, new: CertificatePolicy, wider: list[str], narrower: list[str]
+) -> None:
+    for what, then, now in (
+        ("evidence by", old.accept, new.accept),
+        ("keys of type", old.key_types, new.key_types),
+    ):
+        wider.extend(f"certificate: {what} {each}" for each in sorted(now - then))
+        narrower.extend(f"certificate: {what} {each}" for each in sorted(then - now))
+    for field, words in _HIGHEST.items():
+        was, is_now = getattr(old, field), getattr(new, field)
+        if was != is_now:
+            (wider if is_now > was else narrower).append(f"certificate: {words} is at most {is_now} (was: {was})")
 
 
 def _whole(kind: EvidenceKind, alternative: KindPolicy, others: bool) -> str:

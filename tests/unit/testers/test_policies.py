@@ -99,6 +99,31 @@ def test_what_widens_a_policy_one_way_narrows_it_the_other(first: str, second: s
     assert narrowed.wider == narrowed.changed == ()
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("", 'accept = ["keep-evidence-v1", "gramine"]', "certificate: evidence by gramine"),
+        ("", "max_lifetime_hours = 48", "certificate: the certificate's lifetime in hours is at most 48 (was: 24)"),
+        ('key_types = ["P-384"]', 'key_types = ["P-384", "P-256"]', "certificate: keys of type P-256"),
+        ("max_evidence_age_hours = 1", "", "the age of claims in it, in hours, is at most 24 (was: 1)"),
+        ("", "clock_skew_seconds = 600", "is at most 600 (was: 300)"),
+    ],
+)
+def test_what_is_demanded_of_certificates_is_compared_too(first: str, second: str, words: str) -> None:
+    test_what_widens_a_policy_one_way_narrows_it_the_other(f"[certificate]\n{first}", f"[certificate]\n{second}", words)
+
+
+def test_certificates_are_explained_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path := tmp_path / "p.toml").write_text('[sgx]\n[certificate]\naccept = ["gramine"]\nmax_lifetime_hours = 9000\n')
+    assert main(["policy", "explain", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "evidence comes by gramine" in text
+    assert "the certificate's lifetime in hours is at most 9000" in text
+    assert main(["policy", "explain", str(path), "--json"]) == 0
+    certificate = json.loads(capsys.readouterr().out)["certificate"]
+    assert (certificate["accept"], certificate["key_types"]) == (["gramine"], ["P-256", "P-384", "RSA"])
+
+
 def test_diff_ends_with_one_when_the_second_accepts_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (strict := tmp_path / "a.toml").write_text("[snp]\n")
     (lax := tmp_path / "b.toml").write_text("[snp]\nallow_debug = true\n")

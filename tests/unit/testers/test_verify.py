@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from keep_attestation.policy import parse_policy
+from keep_attestation.ratls.presentation import Convention
 from testers.keepctl import main
 from tests.unit.keep_attestation.ratls.makers import FakeKeep
 from tests.unit.keep_attestation.snp.forge import fake_amd
@@ -162,8 +164,17 @@ def test_certificates_of_others_are_refused_for_their_debug_enclaves(
     assert status == 1
     assert "sgx.debug" in failures
     assert not {name for name in failures if name.startswith("ratls.")}
-    assert main(["verify", str(folder / "cert.pem"), "--policy", str(policy)]) == 2
+    assert main(["verify", str(folder / "cert.pem"), "--policy", str(_production(tmp_path))]) == 2
     assert "not accepted" in capsys.readouterr().err
+    # What the command line named when the policy was written is in it, and nothing else is.
+    assert parse_policy(policy.read_text()).certificate.accept == {
+        Convention.KEEP_EVIDENCE,
+        Convention.GRAMINE,
+        Convention.TCG_DICE,
+    }
+    status, verdict = _verify(capsys, str(folder / "cert.pem"), "--policy", str(policy), "--at", "2023-06-01")
+    assert status == 1
+    assert "ratls.lifetime" in {each["name"] for each in verdict["checks"] if each["outcome"] == "fail"}
 
 
 def _production(tmp_path: Path) -> Path:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from keep_attestation.errors import MalformedEvidenceError, UnsupportedEvidenceError
 from keep_attestation.evidence import Binding, Evidence
-from keep_attestation.policy import Policy
+from keep_attestation.policy import Policy, parse_policy
 from keep_attestation.ratls.certificate import PresentedEvidence, read_ratls
 from keep_attestation.ratls.peer import PeerVerdict, verify_foreign
 from keep_attestation.ratls.policy import CertificatePolicy
@@ -155,6 +155,16 @@ def test_a_certificate_without_evidence_is_refused() -> None:
         read_ratls(make_certificate(KEY, {}), accept=frozenset())
 
 
+def test_a_type_of_key_that_the_policy_does_not_name_is_refused() -> None:
+    certificate = make_certificate(*GOOD[Convention.GRAMINE])
+    presented = read_ratls(certificate, accept=frozenset({Convention.GRAMINE}))
+    table = "[certificate]\naccept = ['gramine']\nkey_types = [{}]\n[sgx]\n"
+    for named, refused in (("'P-256', 'RSA'", "P-384"), ("'P-384'", None)):
+        policy = parse_policy(table.format(named))
+        failed = {check.reason for check in verify_foreign(presented, policy, at=AT).verdict.failures}
+        assert any("key is of type" in reason for reason in failed) is (refused is not None), failed
+
+
 def test_enarx_and_a3s_cannot_be_accepted_together() -> None:
     with pytest.raises(ValueError, match="same identifiers"):
         CertificatePolicy(accept=frozenset({Convention.ENARX, Convention.A3S}))
@@ -172,6 +182,7 @@ def test_a_policy_of_certificates_refuses_senseless_values() -> None:
         {"accept": frozenset()},
         {"max_lifetime_hours": 0},
         {"clock_skew_seconds": 4000},
+        {"key_types": frozenset()},
     ]
     for wrong in wrong_values:
         with pytest.raises(ValueError, match=f"certificate.{next(iter(wrong))}"):
