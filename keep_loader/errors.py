@@ -13,7 +13,3 @@ class HandoverError(KeepLoaderError):
 
 class LockError(KeepLoaderError):
     """Another process uses this keep's state."""
-
-
-class SandboxError(KeepLoaderError):
-    """The sandbox that the unit promises does not hold."""

@@ -71,8 +71,8 @@ def test_a_value_that_is_too_large_is_refused_before_anything_is_sent(keepctl: P
     ("raised", "told"),
     [
         (
-            problem("rollback-refused", "give `expected_counter`, or `allow_rollback`"),
-            "give --counter, or --allow-rollback",
+            problem("rollback-refused", "`expected_counter` or `allow_rollback`"),
+            "--counter or --allow-rollback",
         ),
         (problem("field-invalid", "cannot be bound to signer", field="$.bind"), "cannot be bound to signer (--bind)"),
         (problem("spec-invalid", "too large", field="spec.limits.run_time"), "too large (--run-time)"),
