@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app_loader.runner_messages import Report
+    from keep_protocol.broker import BrokerResult
 
 
 class AppLoaderError(Exception):
@@ -54,6 +55,33 @@ class RunnerDiedError(AppLoaderError):
 
 class ModuleLoadError(AppLoaderError):
     """The runner could not map a compiled module: damaged, or of another version of wasmtime."""
+
+
+class EgressDeniedError(AppLoaderError):
+    """The spec does not let the keep connect to a host, or listen on a port; the message says why.
+
+    `rule` is the rule of the spec that decided, if one did.
+    """
+
+    def __init__(self, reason: str, *, rule: str | None = None) -> None:
+        super().__init__(reason)
+        self.rule = rule
+
+
+class NetworkUnavailableError(AppLoaderError):
+    """The spec allows it, and yet there is no socket: the broker does not answer, or is overloaded."""
+
+
+class HostUnreachableError(NetworkUnavailableError):
+    """A host that may be connected to has no address, refuses, or does not answer; `result` says which."""
+
+    def __init__(self, reason: str, result: BrokerResult) -> None:
+        super().__init__(reason)
+        self.result = result
+
+
+class PortTakenError(NetworkUnavailableError):
+    """A port that the keep may listen on is used by somebody else."""
 
 
 class AttesterError(AppLoaderError):

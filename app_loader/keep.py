@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app_loader.clock import now
+from app_loader.events import Events
 from app_loader.files import Files
 from app_loader.secret_store import SecretStore
 from keep_protocol.handover import Configuration
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     # Only named here, so that the routes can be described without what executes guests.
     from app_loader.calls import Calls
     from app_loader.evidence import EvidenceMaker
+    from app_loader.network import Network
     from app_loader.runs import Runs
     from app_loader.sealing.sealer import Sealer
     from app_loader.workload import Workload
@@ -38,6 +40,7 @@ class Keep:
         spki: bytes = b"",
         secrets: SecretStore | None = None,
         state: Path | None = None,
+        broker: Path | None = None,
     ) -> None:
         self.id = configuration.id
         self.spec = spec
@@ -52,11 +55,22 @@ class Keep:
         """What proves the keep; None in keeps that are only pinned."""
         self.spki = spki
         self.secrets = secrets or SecretStore()
+        self.events = Events()
         self.attesting = asyncio.Lock()
         """Hardware answers one at a time, and slowly."""
         self._state = state
         self._sealing_keys = configuration.sealing_keys
         self._sealer: Sealer | None = None
+        self._broker = broker
+        self._network: Network | None = None
+
+    def network(self) -> Network:
+        """The keep's way to the network, made when it is first wanted: most keeps have none."""
+        if self._network is None:
+            from app_loader.network import Network
+
+            self._network = Network(self.spec.network, self.spec_digest, self._broker, self.events)
+        return self._network
 
     def sealer(self) -> Sealer:
         """What the keep seals with, found when it is first wanted. Blocks while hardware works.

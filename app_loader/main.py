@@ -46,6 +46,7 @@ def run(
     devices: Mapping[str, int],
     state: Path,
     host: Path,
+    broker: Path,
     invocation: str,
     publish: Callable[[str], None],
     heartbeat: Callable[[], None],
@@ -53,7 +54,8 @@ def run(
 ) -> int:
     """Serve the keep until SIGTERM; the process's exit status.
 
-    `devices` are descriptors of the hand-over by name. `host` is the folder with the host's revocation lists. `publish`
+    `devices` are descriptors of the hand-over by name. `host` is the folder with the host's revocation lists, `broker`
+    the socket of its network broker, which is there if the spec names any network. `publish`
     gets the certificate (PEM) when the keep can be reached, and every renewed one. `heartbeat` is called every
     `heartbeat_interval` seconds.
     """
@@ -78,7 +80,9 @@ def run(
             configuration.names,
             evidence=None if evidence is None else evidence.collection,
         )
-        service = _Service(configuration, spec, state, invocation, files, runner, identity, principals, evidence)
+        service = _Service(
+            configuration, spec, state, invocation, files, runner, identity, principals, evidence, broker
+        )
         return event_loop.run(service.run(listener, publish, heartbeat, heartbeat_interval))
 
 
@@ -111,6 +115,7 @@ class _Service:
         identity: Identity,
         principals: Principals,
         evidence: EvidenceMaker | None,
+        broker: Path,
     ) -> None:
         self._runner = runner
         self._identity = identity
@@ -130,6 +135,7 @@ class _Service:
             spki=identity.spki,
             secrets=self._secrets,
             state=state,
+            broker=broker,
         )
         self._server = Server(Dispatcher(keep), Trust(identity, principals), principals)
 

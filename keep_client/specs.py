@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keep_client.errors import InvalidArgumentError
 from keep_protocol.evidence import EvidenceKind
+from keep_protocol.network_policy import NO_NETWORK, NetworkPolicy
 from keep_protocol.spec import (
     DEFAULT_LIMITS,
     MAX_SPEC_SIZE,
@@ -31,6 +32,7 @@ def new_spec(
     limits: Limits = DEFAULT_LIMITS,
     backend: Backend = Backend.PROCESS,
     evidence: EvidenceKind | None = None,
+    network: NetworkPolicy = NO_NETWORK,
     restart_runs: bool = False,
 ) -> KeepSpec:
     """A spec that no other keep has. Raises `InvalidArgumentError` for one that no manager would take."""
@@ -40,6 +42,7 @@ def new_spec(
             nonce=secrets.token_hex(16),
             backend=backend,
             evidence=evidence,
+            network=network,
             principals=_merged(principals),
             limits=limits,
             restart_runs=restart_runs,

@@ -11,9 +11,12 @@ from keep_loader import handover, publication, sandbox
 from keep_loader.errors import KeepLoaderError
 from keep_loader.lock import lock_state
 from keep_loader.notification import ServiceManager, stored_descriptors
+from keep_protocol.handover import BROKER_SOCKET
 
 HOST_FOLDER = Path("/tmp/wasmkeep")
 """Where the unit binds the deployment's runtime folder, read-only."""
+BROKER_FOLDER = Path("/tmp/wasmkeep-net")
+"""Where the unit binds the folder with the socket of the keep's network broker, if the keep has one."""
 
 
 def main() -> int:
@@ -32,6 +35,7 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
     state = Path(environment["STATE_DIRECTORY"])
     runtime = Path(environment["RUNTIME_DIRECTORY"])
     host = Path(environment.get("WASMKEEP_HOST_FOLDER", HOST_FOLDER))
+    broker = Path(environment.get("WASMKEEP_BROKER_FOLDER", BROKER_FOLDER))
     stored = stored_descriptors(environment)
 
     lock_state(state)
@@ -42,7 +46,7 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
 
     received = handover.receive(asked, service_manager) if asked else handover.restore(stored)
     configuration = received.configuration
-    sandbox_facts = sandbox.facts((*sandbox.code_folders(), state, runtime, host))
+    sandbox_facts = sandbox.facts((*sandbox.code_folders(), state, runtime, host, broker))
     published = False
 
     def publish(certificate: str) -> None:
@@ -65,6 +69,7 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
         devices=received.devices,
         state=state,
         host=host,
+        broker=broker / BROKER_SOCKET,
         invocation=invocation,
         publish=publish,
         heartbeat=service_manager.heartbeat,

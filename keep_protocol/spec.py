@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+from keep_protocol.network_policy import NetworkPolicy
 from keep_protocol.states import Backend, CrlPolicy, EvidenceKind, KeepRole
 
 MiB = 1024 * 1024
@@ -113,6 +114,8 @@ class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backend: Backend
     evidence: EvidenceKind | None
     """What the keep proves itself with, in its certificate and on every connection that asks."""
+    network: NetworkPolicy
+    """Ports to listen on and hosts to connect to; `NO_NETWORK` unless it is named."""
     principals: Annotated[
         tuple[Annotated[Principal, msgspec.Meta(extra_json_schema={"oneOf": [_PINNED, _NAMED]})], ...],
         msgspec.Meta(min_length=1, max_length=64, extra_json_schema={"contains": _AN_OWNER}),

@@ -80,6 +80,15 @@ class ExitReason(StrEnum):
     LOST = "lost"
 
 
+class KeepEventKind(StrEnum):
+    """What can have happened in a keep."""
+
+    EGRESS_DENIED = "egress-denied"
+    """Somebody in the keep wanted to connect where the spec does not allow it."""
+    LISTEN_DENIED = "listen-denied"
+    """Somebody in the keep wanted to listen on a port that the spec does not name."""
+
+
 class KeepRole(StrEnum):
     """What a principal may do inside one keep; named in its spec."""
 

@@ -24,6 +24,7 @@ from app_loader.runs import Runs
 from app_loader.workload import Workload
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import CallRequest, Run, RunExit, RunRequest, WorkloadInfo
+from keep_protocol.network_policy import NO_NETWORK
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, Principal
 from keep_protocol.states import Backend, KeepRole, RunState
 
@@ -52,6 +53,7 @@ def spec(*, restart_runs: bool = False, **limits: int) -> KeepSpec:
         nonce="0" * 32,
         backend=Backend.PROCESS,
         evidence=None,
+        network=NO_NETWORK,
         principals=(Principal(roles=(KeepRole.OWNER,), certificate="AAAA"),),
         limits=msgspec.structs.replace(DEFAULT_LIMITS, **limits),
         restart_runs=restart_runs,

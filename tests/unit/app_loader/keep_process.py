@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from app_loader.main import run
-from keep_protocol.handover import Configuration
+from keep_protocol.handover import BROKER_SOCKET, Configuration
 
 CONFIGURATION = "configuration.json"
 CERTIFICATE = "keep.pem"
@@ -37,6 +37,7 @@ def main() -> int:
         listener=socket.socket(fileno=int(sys.argv[2])),
         state=folder / STATE,
         host=folder / HOST,
+        broker=folder / BROKER_SOCKET,
         invocation="f" * 32,
         publish=publish,
         heartbeat=beat,

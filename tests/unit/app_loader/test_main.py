@@ -20,6 +20,7 @@ import pytest
 from keep_protocol.digests import content_digest
 from keep_protocol.handover import Configuration
 from keep_protocol.keep_api import FileList, FileStored, KeepStatus, Run, RunList, WorkloadInfo
+from keep_protocol.network_policy import NO_NETWORK
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, canonical, spec_digest
 from keep_protocol.states import Backend, CrlPolicy, ExitReason, FileArea, KeepRole, RunState, WorkloadState
 from tests.unit.app_loader.keep_process import CERTIFICATE, CONFIGURATION, HOST, STATE
@@ -48,6 +49,7 @@ class KeepProcess:
             nonce="0" * 32,
             backend=Backend.PROCESS,
             evidence=None,
+            network=NO_NETWORK,
             principals=(
                 self.authority.names(ALICE, KeepRole.OWNER, crl=CrlPolicy.REQUIRED),
                 self.authority.names(BOB, KeepRole.CALLER, crl=CrlPolicy.REQUIRED),

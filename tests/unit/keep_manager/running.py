@@ -30,6 +30,7 @@ from keep_manager.roles import Quota, add_identity
 from keep_manager.server import RunningManager, http_server
 from keep_protocol.handover import Configuration
 from keep_protocol.names import new_deployment_id
+from keep_protocol.network_policy import NO_NETWORK
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, Principal, canonical
 from keep_protocol.states import Backend, KeepRole, ManagerRole
 from tests.unit.keep_manager.fake_supervisor import FakeSupervisor, keep_certificate
@@ -121,6 +122,7 @@ def keep_body(name: str | None = None, *principals: Principal, **limits: int) ->
         nonce=secrets.token_hex(16),
         backend=Backend.PROCESS,
         evidence=None,
+        network=NO_NETWORK,
         principals=everybody,
         limits=msgspec.structs.replace(DEFAULT_LIMITS, **limits),
         restart_runs=False,

@@ -1,0 +1,49 @@
+"""What happened in a keep that its owners want to know of: the newest events, in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Final
+
+from app_loader.clock import now
+from keep_protocol.bounded_log import BoundedLog
+from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.keep_api import KeepEvent, KeepEventList
+from keep_protocol.states import KeepEventKind
+
+MAX_EVENTS: Final = 1000
+_MAX_VALUE: Final = 512
+
+_log = BoundedLog(logging.getLogger(__name__))
+
+
+class Events:
+    """The last `MAX_EVENTS` events of this life of the keep; a guest can push older ones out, but not fill memory."""
+
+    def __init__(self) -> None:
+        self._events: deque[KeepEvent] = deque(maxlen=MAX_EVENTS)
+        self._newest = 0
+
+    def record(self, kind: KeepEventKind, **detail: str | int | None) -> None:
+        """Something has happened. Values that are None are left out, long ones cut."""
+        self._newest += 1
+        values = {name: str(value)[:_MAX_VALUE] for name, value in detail.items() if value is not None}
+        self._events.append(KeepEvent(cursor=self._newest, at=now(), kind=kind, detail=values))
+        # The log is the host's, and whom a workload talks to is not the host's business.
+        _log.warning("event %d: %s; GET /v1/events tells more", self._newest, kind)
+
+    def page(self, cursor: int, limit: int) -> KeepEventList:
+        """At most `limit` events after `cursor`. Raises `RefusalError` for a cursor that was never given out."""
+        if cursor > self._newest:
+            raise RefusalError(
+                ErrorCode.CURSOR_INVALID,
+                f"the newest event of this life of the keep is {self._newest}",
+                field="cursor",
+                remedy="begin with 0: a restarted keep counts from 1 again",
+            )
+        found = tuple(event for event in self._events if event.cursor > cursor)[:limit]
+        oldest = self._events[0].cursor if self._events else 1
+        return KeepEventList(
+            events=found, next=found[-1].cursor if found else cursor, forgotten=max(0, oldest - cursor - 1)
+        )
