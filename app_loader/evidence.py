@@ -36,6 +36,7 @@ class EvidenceMaker:
         nonce: bytes | None = None,
         exporter: bytes | None = None,
         workload_sha256: bytes | None = None,
+        configuration_sha256: bytes | None = None,
     ) -> bytes:
         """A CMW collection (RFC 9999) in CBOR. Blocks while the hardware works. Raises `AttesterError`."""
         claims = encode_claims(
@@ -46,6 +47,7 @@ class EvidenceMaker:
                 spki_sha256=hashlib.sha256(spki).digest(),
                 spec_sha256=self._spec_sha256,
                 workload_sha256=workload_sha256,
+                configuration_sha256=configuration_sha256,
                 nonce=nonce,
                 exporter=exporter,
                 issued_at=int(self._clock()),

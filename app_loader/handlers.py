@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import hashlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
@@ -11,8 +12,9 @@ from typing import Final, Literal
 
 from app_loader.keep import Keep
 from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, json_response
+from app_loader.run_plan import check_request_of_caller
 from keep_protocol import __version__
-from keep_protocol.digests import DigestHeaderError, parse_content_digest
+from keep_protocol.digests import DigestHeaderError, content_digest, parse_content_digest
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import (
     CMW_MEDIA_TYPE,
@@ -25,6 +27,7 @@ from keep_protocol.keep_api import (
     RunRequest,
 )
 from keep_protocol.states import FileArea, KeepRole, RunState
+from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration, canonical
 
 MAX_WAIT: Final = 3600
 """Seconds of `Prefer: wait=N` (RFC 7240) that are granted; longer ones are cut to it."""
@@ -36,6 +39,7 @@ _OFFSET: Final = re.compile(r"\d{1,16}", re.ASCII)
 async def status(keep: Keep, request: Request) -> Response:
     """The keep about itself and about who asks."""
     request.query()
+    configuration = keep.workload_configuration.digest
     return json_response(
         KeepStatus(
             id=keep.id,
@@ -49,6 +53,7 @@ async def status(keep: Keep, request: Request) -> Response:
             runs_queued=keep.runs.queued,
             files_used=await keep.files.used(),
             you=tuple(role for role in KeepRole if role in request.roles),
+            configuration_digest=None if configuration is None else configuration.hex(),
         )
     )
 
@@ -76,9 +81,17 @@ async def attest(keep: Keep, request: Request) -> Response:
     exporter = request.session.export(nonce)
     digest = keep.workload.info.digest
     workload = None if digest is None else bytes.fromhex(digest)
+    configuration = keep.workload_configuration.digest
     await keep.attesting.acquire()
     making = asyncio.create_task(
-        asyncio.to_thread(evidence.collection, keep.spki, nonce=nonce, exporter=exporter, workload_sha256=workload)
+        asyncio.to_thread(
+            evidence.collection,
+            keep.spki,
+            nonce=nonce,
+            exporter=exporter,
+            workload_sha256=workload,
+            configuration_sha256=configuration,
+        )
     )
     # Not before the hardware is done, whether or not the client that asked is still there.
     making.add_done_callback(lambda _: keep.attesting.release())
@@ -111,14 +124,38 @@ async def delete_workload(keep: Keep, request: Request) -> Response:
     return _no_content()
 
 
+async def get_configuration(keep: Keep, request: Request) -> Response:
+    """What the owner has said about how the workload is run, in its canonical bytes."""
+    request.query()
+    content = canonical(keep.workload_configuration.require())
+    digest = hashlib.sha256(content).digest()
+    headers = {"content-digest": content_digest(digest)}
+    return Response(HTTPStatus.OK, content, media_type=JSON_MEDIA_TYPE, headers=headers)
+
+
+async def put_configuration(keep: Keep, request: Request) -> Response:
+    """Say how the workload is run from now on, in place of what was said before."""
+    request.query()
+    wanted = await request.json(WorkloadConfiguration)
+    # A client that goes away now leaves one that has been taken over as a whole.
+    digest = await asyncio.shield(keep.workload_configuration.replace(wanted))
+    return json_response(ConfigurationInfo(digest))
+
+
+async def delete_configuration(keep: Keep, request: Request) -> Response:
+    """Run the workload as is usual again."""
+    request.query()
+    await keep.workload_configuration.remove()
+    return _no_content()
+
+
 async def start_run(keep: Keep, request: Request) -> Response:
     """Start a run, and wait for its end as long as the client prefers."""
     request.query()
     wait = _preferred_wait(request)
     wanted = await request.json(RunRequest)
-    if wanted.secrets and KeepRole.OWNER not in request.roles:
-        # A caller chooses arguments and environment, and could have a workload print what it gets.
-        raise RefusalError(ErrorCode.FORBIDDEN, "only owners start runs with `secrets`", field="$.secrets")
+    if KeepRole.OWNER not in request.roles:
+        check_request_of_caller(wanted, keep.workload_configuration.current)
     # A client that goes away now leaves a run that has been started as a whole.
     run = await asyncio.shield(keep.runs.start(wanted))
     if wait:

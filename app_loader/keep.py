@@ -16,6 +16,7 @@ from keep_protocol.spec import KeepSpec, spec_digest
 if TYPE_CHECKING:
     # Only named here, so that the routes can be described without what executes guests.
     from app_loader.calls import Calls
+    from app_loader.configuration_store import ConfigurationStore
     from app_loader.evidence import EvidenceMaker
     from app_loader.network import Network
     from app_loader.runs import Runs
@@ -36,6 +37,7 @@ class Keep:
         workload: Workload,
         runs: Runs,
         calls: Calls,
+        workload_configuration: ConfigurationStore,
         evidence: EvidenceMaker | None = None,
         spki: bytes = b"",
         secrets: SecretStore | None = None,
@@ -51,6 +53,7 @@ class Keep:
         self.workload = workload
         self.runs = runs
         self.calls = calls
+        self.workload_configuration = workload_configuration
         self.evidence = evidence
         """What proves the keep; None in keeps that are only pinned."""
         self.spki = spki

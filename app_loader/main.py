@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from app_loader.calls import Calls
+from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
 from app_loader.errors import AppLoaderError, RunnerDiedError
 from app_loader.files import Files
@@ -121,7 +122,15 @@ class _Service:
         self._identity = identity
         self._workload = Workload(state, runner, spec.limits)
         self._secrets = SecretStore()
-        self._runs = Runs(state, runner, self._workload, spec, secrets=self._secrets)
+        self._workload_configuration = ConfigurationStore(state, spec)
+        self._runs = Runs(
+            state,
+            runner,
+            self._workload,
+            spec,
+            secrets=self._secrets,
+            configuration=self._workload_configuration,
+        )
         self._calls = Calls(runner, self._workload, spec.limits)
         keep = self._keep = Keep(
             configuration,
@@ -131,6 +140,7 @@ class _Service:
             workload=self._workload,
             runs=self._runs,
             calls=self._calls,
+            workload_configuration=self._workload_configuration,
             evidence=evidence,
             spki=identity.spki,
             secrets=self._secrets,
@@ -153,6 +163,7 @@ class _Service:
             await self._runner.attach()
             stack.push_async_callback(self._runner.close)
             self._workload.restore()
+            self._workload_configuration.restore()
             self._runs.restore()
             stack.push_async_callback(self._server.close)
             self._server.start(listener)

@@ -30,6 +30,7 @@ from keep_protocol.keep_api import (
 from keep_protocol.sealing_api import Sealed, SealRequest, Unsealed, UnsealRequest
 from keep_protocol.secret_api import MAX_TTL, SecretInfo, SecretList
 from keep_protocol.states import FileArea, KeepRole
+from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration
 
 
 class Handler(Protocol):
@@ -233,6 +234,32 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=WASM_MEDIA_TYPE,
         headers=_DIGEST,
         answers={_OK: (WorkloadInfo,)},
+    ),
+    Route(
+        "GET",
+        "/v1/configuration",
+        EVERYBODY,
+        handlers.get_configuration,
+        "How the workload is run: the bytes whose SHA-256 evidence names",
+        sends={"Content-Digest": "`sha-256=:BASE64:` (RFC 9530) of the body"},
+        answers={_OK: (WorkloadConfiguration,)},
+    ),
+    Route(
+        "PUT",
+        "/v1/configuration",
+        OWNER,
+        handlers.put_configuration,
+        "Say how the workload is run, in place of what was said before",
+        body=WorkloadConfiguration,
+        answers={_OK: (ConfigurationInfo,)},
+    ),
+    Route(
+        "DELETE",
+        "/v1/configuration",
+        OWNER,
+        handlers.delete_configuration,
+        "Run the workload as is usual again",
+        answers=_NOTHING,
     ),
     Route("DELETE", "/v1/workload", OWNER, handlers.delete_workload, "Forget the workload", answers=_NOTHING),
     Route(

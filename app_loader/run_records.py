@@ -1,4 +1,4 @@
-"""Run records on disk: one folder a run, with its record, its outputs and, if it may be restarted, its request.
+"""Run records on disk: one folder a run, with its record, its outputs and, if it may be restarted, its plan.
 
 A record survives SIGKILL of anything, but not power loss: renamed into place, never synced.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from keep_protocol.keep_api import Run, RunRequest
+from app_loader.run_plan import RunPlan
+from keep_protocol.keep_api import Run
 from keep_protocol.strict_json import decode_strictly
 
 _log = logging.getLogger(__name__)
@@ -40,12 +41,12 @@ class RunRecords:
         """Where a run's files are."""
         return self._folder / run_id
 
-    def create(self, run: Run, request: RunRequest | None) -> None:
-        """Make a run's folder and first record; with `request` if it may be restarted. Raises `OSError`."""
+    def create(self, run: Run, plan: RunPlan | None) -> None:
+        """Make a run's folder and first record; with `plan` if it may be restarted. Raises `OSError`."""
         self.folder(run.id).mkdir(mode=0o700)
         try:
-            if request is not None:
-                self._write(run.id, "request.json", msgspec.json.encode(request))
+            if plan is not None:
+                self._write(run.id, "plan.json", msgspec.json.encode(plan))
             self.write(run)
         except OSError:
             self.remove(run.id)
@@ -55,10 +56,10 @@ class RunRecords:
         """Replace a run's record. Raises `OSError`."""
         self._write(run.id, "record.json", msgspec.json.encode(run))
 
-    def request(self, run_id: str) -> RunRequest | None:
+    def plan(self, run_id: str) -> RunPlan | None:
         """What a run was started with, if that was kept."""
         try:
-            return decode_strictly((self.folder(run_id) / "request.json").read_bytes(), RunRequest)
+            return decode_strictly((self.folder(run_id) / "plan.json").read_bytes(), RunPlan)
         except (OSError, msgspec.MsgspecError):
             return None
 

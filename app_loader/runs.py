@@ -14,10 +14,12 @@ import msgspec
 
 from app_loader import spool
 from app_loader.clock import now
+from app_loader.configuration_store import ConfigurationStore
 from app_loader.execution import Execution
 from app_loader.files_guard import FilesGuard
 from app_loader.mounts import open_mounts
 from app_loader.oom import OomKills
+from app_loader.run_plan import RunPlan, plan_run
 from app_loader.run_records import RunRecords
 from app_loader.runner import Runner, close_all
 from app_loader.runner_messages import Assignment, GuestMount
@@ -46,7 +48,7 @@ class _Going(msgspec.Struct):
     """A run that is queued or going, with all that its record does not say."""
 
     run: Run
-    request: RunRequest
+    plan: RunPlan
     module: LoadedModule
     execution: Execution
     over: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
@@ -63,12 +65,14 @@ class Runs:
         spec: KeepSpec,
         oom_kills: OomKills | None = None,
         secrets: SecretStore | None = None,
+        configuration: ConfigurationStore | None = None,
     ) -> None:
         self._files = state / "files"
         self._records = RunRecords(state / "runs")
         self._runner = runner
         self._workload = workload
         self._limits = spec.limits
+        self._configuration = configuration or ConfigurationStore(state, spec)
         self._restart_runs = spec.restart_runs
         self._oom_kills = oom_kills or OomKills()
         self._guard = FilesGuard(self._files, spec.limits.files)
@@ -107,8 +111,8 @@ class Runs:
         """Start the runs again that the end of an earlier life interrupted, if the spec wants that."""
         interrupted, self._interrupted = self._interrupted, []
         for run in interrupted:
-            request = self._records.request(run.id)
-            if request is None or request.stdin == "stream":
+            plan = self._records.plan(run.id)
+            if plan is None or plan.stdin == "stream":
                 self._lose(run, "the keep ended while the run was going, and its input cannot be repeated")
                 continue
             try:
@@ -122,13 +126,15 @@ class Runs:
                 continue
             self._records.drop_outputs(run.id)
             again = msgspec.structs.replace(run, state=RunState.QUEUED, started_at=None, stdout=0, stderr=0)
-            self._going[run.id] = going = self._prepare(again, request, module)
+            self._going[run.id] = going = self._prepare(again, plan, module)
             self._queue.append(going)
         self._begin_next()
 
     async def start(self, request: RunRequest) -> Run:
         """Start a run, or queue it. Raises `RefusalError`."""
-        self._check(request)
+        if self._closing:
+            raise RefusalError(ErrorCode.RUN_STATE_CONFLICT, "the keep is stopping")
+        plan = plan_run(request, self._configuration.current, self._limits)
         if len(self._queue) >= MAX_QUEUED:
             raise RefusalError(
                 ErrorCode.TOO_MANY_REQUESTS,
@@ -140,16 +146,16 @@ class Runs:
         with contextlib.ExitStack() as undo:
             undo.callback(self._workload.release, module)
             _check_runnable(module.kind)
-            self._secrets.check(request)
+            self._secrets.check(plan)
             # Opened even if the run has to wait: so it is refused now for what it cannot have.
-            folders = open_mounts(self._files, request.mounts)
+            folders = open_mounts(self._files, plan.mounts)
             undo.callback(close_all, folders)
-            going = self._prepare(Run(self._records.new_id(), RunState.QUEUED, now(), module.digest), request, module)
+            going = self._prepare(Run(self._records.new_id(), RunState.QUEUED, now(), module.digest), plan, module)
             undo.callback(going.execution.stdin.close)
             if at_once := not self._queue and self.active < self._limits.runs:
                 going.run = _running(going.run)
             try:
-                self._records.create(going.run, request if self._restart_runs else None)
+                self._records.create(going.run, plan if self._restart_runs else None)
             except OSError as error:
                 detail = f"the run cannot be recorded: {error.strerror}"
                 raise RefusalError(ErrorCode.DISK_FULL, detail) from None
@@ -236,21 +242,7 @@ class Runs:
                     await one.over.wait()
         self._guard.close()
 
-    def _check(self, request: RunRequest) -> None:
-        if self._closing:
-            raise RefusalError(ErrorCode.RUN_STATE_CONFLICT, "the keep is stopping")
-        wanted = (
-            ("memory", request.memory, self._limits.memory, "bytes"),
-            ("timeout", request.timeout, self._limits.run_time, "s"),
-            ("output_limit", request.output_limit, self._limits.output, "bytes"),
-        )
-        for name, value, limit, unit in wanted:
-            if value is not None and value > limit:
-                raise RefusalError(
-                    ErrorCode.LIMIT_EXCEEDED, f"`{name}` is {value} {unit}, the keep's spec allows {limit}", field=name
-                )
-
-    def _prepare(self, run: Run, request: RunRequest, module: LoadedModule) -> _Going:
+    def _prepare(self, run: Run, plan: RunPlan, module: LoadedModule) -> _Going:
         def finished(ending: RunExit) -> None:
             self._finish(going, ending)
 
@@ -259,17 +251,17 @@ class Runs:
             self._records.folder(run.id),
             self._runner,
             self._oom_kills,
-            StandardInput(request),
+            StandardInput(plan.stdin),
             finished,
         )
-        going = _Going(run, request, module, execution)
+        going = _Going(run, plan, module, execution)
         return going
 
     def _begin_next(self) -> None:
         while self._queue and self.active < self._limits.runs and not self._closing:
             going = self._queue.popleft()
             try:
-                folders = open_mounts(self._files, going.request.mounts)
+                folders = open_mounts(self._files, going.plan.mounts)
             except RefusalError as error:
                 self._workload.release(going.module)
                 going.execution.abandon(ExitReason.LOST, f"a folder that it was to see is gone: {error.detail}")
@@ -279,30 +271,30 @@ class Runs:
             self._begin(going, folders)
 
     def _begin(self, going: _Going, folders: tuple[int, ...]) -> None:
-        request = going.request
+        plan = going.plan
         try:
-            secrets = self._secrets.deliver(going.run.id, request)
+            secrets = self._secrets.deliver(going.run.id, plan)
         except RefusalError as error:
             close_all(folders)
             self._workload.release(going.module)
             going.execution.abandon(ExitReason.LOST, f"a secret that it was to get cannot be given: {error.detail}")
             return
         assignment = Assignment(
-            arguments=(request.program, *request.args),
-            environment=(*request.env.items(), *secrets.environment),
-            memory=request.memory or self._limits.memory,
+            arguments=(plan.program, *plan.args),
+            environment=(*plan.env.items(), *secrets.environment),
+            memory=plan.memory,
             file_size=self._guard.remaining,
-            mounts=(*(GuestMount(mount.guest, mount.writable) for mount in request.mounts), *secrets.mounts),
+            mounts=(*(GuestMount(mount.guest, mount.writable) for mount in plan.mounts), *secrets.mounts),
         )
         going.execution.begin(
             going.module.name,
             assignment,
             (*folders, *secrets.folders),
-            output=self._limits.output if request.output_limit is None else request.output_limit,
-            timeout=request.timeout or self._limits.run_time,
+            output=plan.output_limit,
+            timeout=plan.timeout,
         )
         self._workload.release(going.module)
-        if any(mount.writable for mount in request.mounts):
+        if any(mount.writable for mount in plan.mounts):
             self._guard.watch(going.execution)
 
     def _stop(self, going: _Going, message: str) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from app_loader.run_plan import RunPlan
 from app_loader.runner_messages import GuestMount
 from app_loader.secret_files import SecretFiles
 from app_loader.secret_store import SecretStore
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import RunRequest
 from keep_protocol.secret_api import SecretUse
 
 
@@ -34,26 +34,26 @@ class SecretDelivery:
         """Remove the files of runs of an earlier life."""
         self._files.clear()
 
-    def check(self, request: RunRequest) -> None:
+    def check(self, plan: RunPlan) -> None:
         """Raise `RefusalError` if the run cannot have the secrets that it names."""
-        _check_names(request)
-        for use in request.secrets:
+        _check_names(plan)
+        for use in plan.secrets:
             value = self._store.get(use.name)
             if use.env is not None:
                 _variable(use, value)
-        if any(use.file is not None for use in request.secrets):
+        if any(use.file is not None for use in plan.secrets):
             self._files.require()
 
-    def deliver(self, run: str, request: RunRequest) -> Delivery:
+    def deliver(self, run: str, plan: RunPlan) -> Delivery:
         """The secrets as they are now. Raises `RefusalError`."""
-        if not request.secrets:
+        if not plan.secrets:
             return Delivery()
-        self.check(request)
+        self.check(plan)
         environment = tuple(
-            (use.env, _variable(use, self._store.get(use.name))) for use in request.secrets if use.env is not None
+            (use.env, _variable(use, self._store.get(use.name))) for use in plan.secrets if use.env is not None
         )
         folders: dict[str, dict[str, bytearray]] = {}
-        for use, folder, name in _placed(request.secrets):
+        for use, folder, name in _placed(plan.secrets):
             folders.setdefault(folder, {})[name] = self._store.get(use.name)
         if not folders:
             return Delivery(environment)
@@ -76,15 +76,15 @@ def _placed(uses: Iterable[SecretUse]) -> Iterator[tuple[SecretUse, str, str]]:
             yield use, folder or "/", name
 
 
-def _check_names(request: RunRequest) -> None:
-    variables = [use.env for use in request.secrets if use.env is not None]
-    if len(set(variables)) != len(variables) or any(name in request.env for name in variables):
+def _check_names(plan: RunPlan) -> None:
+    variables = [use.env for use in plan.secrets if use.env is not None]
+    if len(set(variables)) != len(variables) or any(name in plan.env for name in variables):
         raise _invalid("an environment variable is given twice")
-    files = [use.file for use in request.secrets if use.file is not None]
+    files = [use.file for use in plan.secrets if use.file is not None]
     if len(set(files)) != len(files):
         raise _invalid("a `file` is given twice")
-    folders = {folder for _, folder, _ in _placed(request.secrets)}
-    if shared := sorted(folders & {mount.guest.rstrip("/") or "/" for mount in request.mounts}):
+    folders = {folder for _, folder, _ in _placed(plan.secrets)}
+    if shared := sorted(folders & {mount.guest.rstrip("/") or "/" for mount in plan.mounts}):
         raise _invalid(f"{shared[0]!r} is a mount of the run: secrets need a folder of their own")
 
 

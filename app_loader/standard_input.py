@@ -6,17 +6,20 @@ import asyncio
 import binascii
 import os
 from collections.abc import AsyncIterator
+from typing import Literal, TypeAlias
 
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import RunRequest, Stdin
+from keep_protocol.keep_api import Stdin
+
+Input: TypeAlias = Literal["none", "stream"] | Stdin
 
 
-def given_input(request: RunRequest) -> bytes | None:
-    """The decoded bytes of `stdin.base64`, if the request has it. Raises `RefusalError` (`field-invalid`)."""
-    if not isinstance(request.stdin, Stdin):
+def given_input(stdin: Input) -> bytes | None:
+    """The decoded bytes of `stdin.base64`, if that is what is wanted. Raises `RefusalError` (`field-invalid`)."""
+    if not isinstance(stdin, Stdin):
         return None
     try:
-        return binascii.a2b_base64(request.stdin.base64, strict_mode=True)
+        return binascii.a2b_base64(stdin.base64, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise RefusalError(ErrorCode.FIELD_INVALID, f"`stdin.base64` is not base64: {error}", field="stdin") from None
 
@@ -24,12 +27,12 @@ def given_input(request: RunRequest) -> bytes | None:
 class StandardInput:
     """Both ends of a run's standard input; the run's end is given away once."""
 
-    def __init__(self, request: RunRequest) -> None:
-        self._streamed = request.stdin == "stream"
+    def __init__(self, stdin: Input) -> None:
+        self._streamed = stdin == "stream"
         self._fed = False
         self._writer = -1
         self._writable: asyncio.Future[None] | None = None
-        content = given_input(request)
+        content = given_input(stdin)
         if content is not None:
             self._reader = _sealed(content)
         elif self._streamed:

@@ -14,6 +14,8 @@ import msgspec
 
 from app_loader.clock import now
 from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits, compile_file
+from app_loader.configuration_store import CONFIGURATION_FILE
+from app_loader.durable_files import replace_synced, sync_folder
 from app_loader.errors import ModuleLoadError
 from app_loader.runner import Runner
 from keep_protocol.errors import ErrorCode, RefusalError
@@ -158,7 +160,7 @@ class Workload:
             raise RefusalError(ErrorCode.WORKLOAD_BUSY, "another workload is being loaded")
         stored, self._stored = self._stored, None
         (self._folder / _RECORD).unlink(missing_ok=True)
-        await asyncio.to_thread(_sync_folder, self._folder)
+        await asyncio.to_thread(sync_folder, self._folder)
         self._remove_others()
         if stored is not None:
             self._unload_if_unused(stored.name)
@@ -223,7 +225,7 @@ class Workload:
         except ModuleLoadError as error:
             raise RefusalError(ErrorCode.COMPILE_FAILED, f"the compiled module cannot be mapped: {error}") from None
         with _storing():
-            await asyncio.to_thread(_replace_synced, self._folder / _RECORD, msgspec.json.encode(stored))
+            await asyncio.to_thread(replace_synced, self._folder / _RECORD, msgspec.json.encode(stored))
         old, self._stored = self._stored, stored
         self._mapped = True
         if old is not None:
@@ -265,7 +267,7 @@ class Workload:
             usable = msgspec.structs.replace(stored, compiled_digest=compiled.digest, description=compiled.description)
             await self._load(usable)
             if self._stored is stored:
-                await asyncio.to_thread(_replace_synced, self._folder / _RECORD, msgspec.json.encode(usable))
+                await asyncio.to_thread(replace_synced, self._folder / _RECORD, msgspec.json.encode(usable))
         except (RefusalError, ModuleLoadError, OSError) as error:
             _log.error("the stored workload is damaged, so there is none any more: %s", error)
             return None
@@ -282,7 +284,7 @@ class Workload:
 
     def _remove_others(self) -> None:
         """All files but those of the workload; a mapped file lives on without its name."""
-        keep = {_RECORD}
+        keep = {_RECORD, CONFIGURATION_FILE}
         if self._stored is not None:
             keep |= {f"{self._stored.name}.wasm", f"{self._stored.name}.cwasm"}
         for entry in self._folder.iterdir():
@@ -315,24 +317,6 @@ def _write(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _replace_synced(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _empty(folder: Path) -> None:

@@ -36,6 +36,7 @@ def decode_claims(data: bytes) -> Claims:
         spki_sha256=_key_digest(entries.get(ClaimKey.KEY)),
         spec_sha256=_octets(entries, ClaimKey.SPEC, "spec digest", 32, 32),
         workload_sha256=_optional_octets(entries, ClaimKey.WORKLOAD, "workload digest", 32, 32),
+        configuration_sha256=_optional_octets(entries, ClaimKey.CONFIGURATION, "configuration digest", 32, 32),
         nonce=_optional_octets(entries, ClaimKey.NONCE, "nonce", 16, 64),
         exporter=_optional_octets(entries, ClaimKey.EXPORTER, "exporter", 32, 32),
         issued_at=_seconds(entries.get(ClaimKey.ISSUED_AT)),

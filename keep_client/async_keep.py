@@ -26,6 +26,7 @@ from keep_protocol.manager_api import KeepRecord
 from keep_protocol.sealing_api import Selector
 from keep_protocol.secret_api import SecretInfo, SecretList
 from keep_protocol.states import FileArea, RunState
+from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration
 
 AsyncFetchRecord = Callable[[], Awaitable[KeepRecord]]
 """Asks the manager once more what a keep's key is."""
@@ -105,6 +106,18 @@ class AsyncKeepClient:
     async def remove_workload(self) -> None:
         """Leave the keep empty."""
         await self._call(keep_calls.remove_workload())
+
+    async def configuration(self) -> WorkloadConfiguration:
+        """How the workload is run. Raises `ProblemError` (`configuration-not-found`) if nobody has said that."""
+        return await self._call(keep_calls.configuration())
+
+    async def configure(self, configuration: WorkloadConfiguration) -> ConfigurationInfo:
+        """Say how the workload is run from now on; what evidence will name is the digest."""
+        return await self._call(keep_calls.configure(configuration))
+
+    async def remove_configuration(self) -> None:
+        """Run the workload as is usual again."""
+        await self._call(keep_calls.remove_configuration())
 
     async def start_run(self, request: RunRequest | None = None, *, wait: float | None = None) -> Run:
         """Start a run; with `wait`, returns when it has exited or after about that many seconds."""

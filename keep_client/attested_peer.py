@@ -33,8 +33,8 @@ class AttestedPeer:
 
     def check_certificate(self, der: bytes) -> None:
         """Phase one: the evidence in the certificate. Raises `EvidenceRefusedError`."""
-        # A certificate is older than what is loaded: only fresh claims name the workload.
-        expected = msgspec.structs.replace(self.expected, workload_sha256=None)
+        # A certificate is older than what is loaded: only fresh claims name the workload and its configuration.
+        expected = msgspec.structs.replace(self.expected, workload_sha256=None, configuration_sha256=None)
         try:
             verdict = verify_peer(der, self.policy, expected=expected, sources=self.sources)
         except AttestationError as error:

@@ -35,21 +35,22 @@ def connect_keep(
     policy: Policy | None = None,
     spec_digest: str | None = None,
     workload_digest: str | None = None,
+    configuration_digest: str | None = None,
     sources: tuple[EndorsementSource, ...] = (),
 ) -> KeepClient:
     """A client for a keep, as whom the manager knows us unless told otherwise.
 
     The keep is named by its id or name, or given as the manager has just told of it, which saves asking again.
     With `policy` the manager is trusted for the address alone: the keep proves what it is on every connection, and
-    that it was started from the spec, and has loaded the workload, of these SHA-256 digests in hex; `sources` are asked
-    for endorsements that the keep does not send along. A keep that has
+    that it was started from the spec, has loaded the workload, and has for it the configuration, of these SHA-256
+    digests in hex; `sources` are asked for endorsements that the keep does not send along. A keep that has
     evidence is not connected to without a policy. Nothing is sent to the keep yet; `verify()` does that.
     """
     found = manager.get_record(keep) if isinstance(keep, str) else keep
     check_answered_for(keep if isinstance(keep, str) else keep.id, found.id)
     return KeepClient(
         found.endpoint,
-        _peer(found, policy, spec_digest, workload_digest, sources),
+        _peer(found, policy, spec_digest, workload_digest, configuration_digest, sources),
         credentials=credentials or manager.credentials,
         fetch_record=lambda: _record_after_restart(manager, found.id),
     )
@@ -63,6 +64,7 @@ async def connect_keep_async(
     policy: Policy | None = None,
     spec_digest: str | None = None,
     workload_digest: str | None = None,
+    configuration_digest: str | None = None,
     sources: tuple[EndorsementSource, ...] = (),
 ) -> AsyncKeepClient:
     """The twin of `connect_keep`."""
@@ -70,7 +72,7 @@ async def connect_keep_async(
     check_answered_for(keep if isinstance(keep, str) else keep.id, found.id)
     return AsyncKeepClient(
         found.endpoint,
-        _peer(found, policy, spec_digest, workload_digest, sources),
+        _peer(found, policy, spec_digest, workload_digest, configuration_digest, sources),
         credentials=credentials or manager.credentials,
         fetch_record=lambda: _record_after_restart_async(manager, found.id),
     )
@@ -90,6 +92,7 @@ def _peer(
     policy: Policy | None,
     spec_digest: str | None,
     workload_digest: str | None,
+    configuration_digest: str | None,
     sources: tuple[EndorsementSource, ...],
 ) -> KeepPeer:
     if policy is None:
@@ -106,6 +109,7 @@ def _peer(
         keep=found.id,
         spec_sha256=_digest(spec_digest, "spec_digest"),
         workload_sha256=_digest(workload_digest, "workload_digest"),
+        configuration_sha256=_digest(configuration_digest, "configuration_digest"),
     )
     return AttestedPeer(policy, expected, sources)
 

@@ -34,6 +34,12 @@ from keep_protocol.keep_api import (
     WorkloadInfo,
 )
 from keep_protocol.states import FileArea
+from keep_protocol.workload_configuration import (
+    ConfigurationInfo,
+    WorkloadConfiguration,
+    canonical,
+    configuration_digest,
+)
 
 LOAD_TIMEOUT = 300.0
 """Seconds that a keep may take to compile a workload after its last byte."""
@@ -82,6 +88,37 @@ def load_workload(source: Source) -> Call[WorkloadInfo]:
 def remove_workload() -> Call[None]:
     """`DELETE /v1/workload`"""
     return Call(Request("DELETE", "/v1/workload"), expect_nothing)
+
+
+def configuration() -> Call[WorkloadConfiguration]:
+    """`GET /v1/configuration`"""
+    return Call(_get("/v1/configuration"), expect_json(WorkloadConfiguration))
+
+
+def configure(wanted: WorkloadConfiguration) -> Call[ConfigurationInfo]:
+    """`PUT /v1/configuration`; the answer must name the digest of what was sent."""
+    decode = expect_json(ConfigurationInfo)
+    digest = configuration_digest(wanted)
+
+    def check(head: Head, body: bytes) -> ConfigurationInfo:
+        info = decode(head, body)
+        if info.digest != digest:
+            raise ProtocolError(f"the keep took over the configuration {info.digest!a}, sent was {digest}")
+        return info
+
+    request = Request(
+        "PUT",
+        "/v1/configuration",
+        headers={"content-type": "application/json"},
+        body=canonical(wanted),
+        repeatable=True,
+    )
+    return Call(request, check)
+
+
+def remove_configuration() -> Call[None]:
+    """`DELETE /v1/configuration`"""
+    return Call(Request("DELETE", "/v1/configuration"), expect_nothing)
 
 
 def start_run(request: RunRequest, wait: float | None) -> Call[Run]:

@@ -42,6 +42,9 @@ class ErrorCode(StrEnum):
     SUPERVISOR_UNAVAILABLE = "supervisor-unavailable"
     CURSOR_INVALID = "cursor-invalid"
     # The keep.
+    CONFIGURATION_INVALID = "configuration-invalid"
+    CONFIGURATION_NOT_FOUND = "configuration-not-found"
+    CONFIGURATION_REFUSED = "configuration-refused"
     WORKLOAD_EMPTY = "workload-empty"
     WORKLOAD_BUSY = "workload-busy"
     WORKLOAD_INVALID = "workload-invalid"
@@ -117,6 +120,9 @@ _STATUS = {
     ErrorCode.IDEMPOTENCY_MISMATCH: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.SUPERVISOR_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     ErrorCode.CURSOR_INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.CONFIGURATION_INVALID: HTTPStatus.CONFLICT,
+    ErrorCode.CONFIGURATION_NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.CONFIGURATION_REFUSED: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.WORKLOAD_EMPTY: HTTPStatus.CONFLICT,
     ErrorCode.WORKLOAD_BUSY: HTTPStatus.CONFLICT,
     ErrorCode.WORKLOAD_INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -45,6 +45,7 @@ class ClaimKey:
     SPEC = 8
     ISSUED_AT = 9
     BACKEND = 10
+    CONFIGURATION = 11
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +61,8 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the canonical spec the keep was started from."""
     workload_sha256: bytes | None = None
     """SHA-256 of the loaded workload's bytes; None while the keep is empty."""
+    configuration_sha256: bytes | None = None
+    """SHA-256 of the workload's configuration in its canonical bytes; None while there is none."""
     nonce: bytes | None = None
     exporter: bytes | None = None
     """TLS exporter of the connection the evidence was asked on; None in certificates."""
@@ -84,6 +87,7 @@ def encode_claims(claims: Claims) -> bytes:
         ClaimKey.SPEC: claims.spec_sha256,
         ClaimKey.ISSUED_AT: claims.issued_at,
         ClaimKey.BACKEND: claims.backend,
+        ClaimKey.CONFIGURATION: claims.configuration_sha256,
     }
     return encode_cbor({key: value for key, value in entries.items() if value is not None})
 

@@ -23,8 +23,8 @@ PYTHON_MEDIA_TYPE = "text/x-python"
 CMW_MEDIA_TYPE = "application/cmw+cbor"
 """Conceptual message wrapper, RFC 9999: a collection of evidence, claims, endorsements and log."""
 
-_Argument: TypeAlias = Annotated[str, msgspec.Meta(max_length=128 * 1024, pattern="^[^\\x00]*$")]
-_EnvironmentName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern="^[^=\\x00]+$")]
+Argument: TypeAlias = Annotated[str, msgspec.Meta(max_length=128 * 1024, pattern="^[^\\x00]*$")]
+EnvironmentName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern="^[^=\\x00]+$")]
 
 
 class WorkloadImport(msgspec.Struct, frozen=True):
@@ -111,6 +111,8 @@ class KeepStatus(msgspec.Struct, frozen=True):
     files_used: int
     you: tuple[KeepRole, ...]
     """The roles of whoever asks."""
+    configuration_digest: str | None = None
+    """Of the workload's configuration; None while there is none."""
 
 
 class AttestationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,25 +173,31 @@ DEFAULT_MOUNTS = (
 
 
 class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One execution. Limits left out are those of the spec; larger ones are refused.
+    """One execution. What is left out or null is as the keep's configuration has it, or else as usual.
 
-    `args` are the guest's arguments after its name; `program` is argv[0].
+    Limits are at most those of the spec; larger ones are refused. `args` are the guest's arguments after its name;
+    `program` is argv[0].
     """
 
-    args: Annotated[tuple[_Argument, ...], msgspec.Meta(max_length=4096)] = ()
-    program: _Argument = "main.wasm"
-    env: Annotated[dict[_EnvironmentName, _Argument], msgspec.Meta(max_length=4096)] = {}
-    stdin: Literal["none", "stream"] | Stdin = "none"
-    mounts: Annotated[tuple[Mount, ...], msgspec.Meta(max_length=64)] = DEFAULT_MOUNTS
+    args: Annotated[tuple[Argument, ...], msgspec.Meta(max_length=4096)] | None = None
+    program: Argument = "main.wasm"
+    env: Annotated[dict[EnvironmentName, Argument], msgspec.Meta(max_length=4096)] = {}
+    """Added to the configuration's; the same names are replaced."""
+    stdin: Literal["none", "stream"] | Stdin | None = None
+    mounts: Annotated[tuple[Mount, ...], msgspec.Meta(max_length=64)] | None = None
+    """Usually /input, /output (writable) and /data (writable)."""
     memory: Annotated[int, msgspec.Meta(ge=65536, le=2**53 - 1)] | None = None
     """Bytes of each linear memory of the guest."""
     timeout: Annotated[float, msgspec.Meta(gt=0, le=10 * 365 * 86400)] | None = None
     """Seconds of wall-clock time."""
     output_limit: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] | None = None
     """Bytes of standard output and standard error together."""
-    secrets: Annotated[
-        tuple[Annotated[SecretUse, msgspec.Meta(extra_json_schema=USES_SCHEMA)], ...], msgspec.Meta(max_length=32)
-    ] = ()
+    secrets: (
+        Annotated[
+            tuple[Annotated[SecretUse, msgspec.Meta(extra_json_schema=USES_SCHEMA)], ...], msgspec.Meta(max_length=32)
+        ]
+        | None
+    ) = None
     """Secrets of the keep that the run gets, with the values that they have when it starts."""
 
 

@@ -41,6 +41,8 @@ class ExpectedKeep(msgspec.Struct, frozen=True, kw_only=True):
     """Of the canonical spec that the keep was asked for: a host that swapped principals or limits is caught by it."""
     workload_sha256: bytes | None = None
     """Of the workload that must be loaded."""
+    configuration_sha256: bytes | None = None
+    """Of the configuration that the workload must have."""
     backend: str | None = None
 
 
@@ -248,6 +250,8 @@ def _check_claims(checks: Checks, claims: Claims, kind: EvidenceKind, spki: byte
     _compare(checks, "backend", claims.backend, expected.backend)
     _compare(checks, "spec", claims.spec_sha256, expected.spec_sha256)
     _compare(checks, "workload", claims.workload_sha256, expected.workload_sha256)
+    if claims.configuration_sha256 is not None or expected.configuration_sha256 is not None:
+        _compare(checks, "configuration", claims.configuration_sha256, expected.configuration_sha256)
 
 
 def _compare(checks: Checks, what: str, claimed: str | bytes | None, expected: str | bytes | None) -> None:

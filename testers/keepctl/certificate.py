@@ -83,4 +83,6 @@ def _explained(pem: bytes) -> dict[str, str | None]:
             "claims: spec": claims.spec_sha256.hex(),
             "claims: workload": "none" if workload is None else workload.hex(),
         }
+        if claims.configuration_sha256 is not None:
+            fields["claims: configuration"] = claims.configuration_sha256.hex()
     return fields

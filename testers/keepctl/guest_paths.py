@@ -83,9 +83,7 @@ def folder_mounts(folders: Iterable[Folder]) -> tuple[Mount, ...]:
 
 
 def run_mounts(folders: tuple[Mount, ...], named: Iterable[str]) -> tuple[Mount, ...]:
-    """The mounts of a run: all areas, or the `--dir` folders and those areas that a guest's path in `named` needs."""
-    if not folders:
-        return DEFAULT_MOUNTS
+    """The mounts of a run with `--dir` folders: these, and those areas that a guest's path in `named` needs."""
     needed = {mount_of(guest, folders) for guest in named}
     return (*folders, *(mount for mount in DEFAULT_MOUNTS if mount in needed))
 

@@ -177,14 +177,14 @@ def _job(options: argparse.Namespace) -> Job:
     return Job(
         wasm=wasm,
         request=RunRequest(
-            args=(*options.arg, *options.guest_args),
+            args=(*options.arg, *options.guest_args) or None,
             program=options.file.name,
             env=dict(options.env),
-            stdin="none" if options.stdin is None else "stream",
-            mounts=run_mounts(mounts, [transfer.guest for transfer in (*puts, *gets)]),
+            stdin=None if options.stdin is None else "stream",
+            mounts=run_mounts(mounts, [transfer.guest for transfer in (*puts, *gets)]) if folders else None,
             memory=options.memory,
             timeout=options.timeout,
-            secrets=tuple(options.secret),
+            secrets=tuple(options.secret) or None,
         ),
         folders=tuple(
             (Location(mount.area, mount.path), entries_of(folder.local))

@@ -121,6 +121,7 @@ def _claims(claims: Claims) -> list[str]:
         "backend": claims.backend,
         "spec": claims.spec_sha256.hex(),
         "workload": workload,
+        "configuration": None if claims.configuration_sha256 is None else claims.configuration_sha256.hex(),
         "key": claims.spki_sha256.hex(),
         "nonce": None if claims.nonce is None else claims.nonce.hex(),
     }

@@ -15,6 +15,7 @@ from typing import NamedTuple, cast
 from app_loader.attesters.interface import Attester
 from app_loader.attesters.selection import SimulatedAttester
 from app_loader.calls import Calls
+from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
 from app_loader.evidence import EvidenceMaker
 from app_loader.files import Files
@@ -157,6 +158,7 @@ class AttestedServing(Serving):
             workload=cast(Workload, _Loaded()),
             runs=cast(Runs, SimpleNamespace(active=0, queued=0)),
             calls=cast(Calls, None),
+            workload_configuration=ConfigurationStore(self.folder, self.spec),
             evidence=self.evidence,
             spki=self.identity.spki,
         )

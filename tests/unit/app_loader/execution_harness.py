@@ -18,6 +18,7 @@ import wasmtime
 
 from app_loader.calls import Calls
 from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits
+from app_loader.configuration_store import ConfigurationStore
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
 from app_loader.runs import Runs
@@ -95,6 +96,7 @@ class Execution:
     workload: Workload
     runs: Runs
     calls: Calls
+    configuration: ConfigurationStore
 
     async def load(self, wasm: bytes) -> WorkloadInfo:
         return await self.workload.replace(stream(wasm), expected_digest=None, size=len(wasm))
@@ -151,10 +153,12 @@ def execute(
         await runner.attach()
         workload = Workload(state, runner, wanted.limits, compile_limits)
         workload.restore()
-        runs = Runs(state, runner, workload, wanted, oom_kills)
+        configuration = ConfigurationStore(state, wanted)
+        configuration.restore()
+        runs = Runs(state, runner, workload, wanted, oom_kills, configuration=configuration)
         runs.restore()
         calls = Calls(runner, workload, wanted.limits, oom_kills)
-        execution = Execution(state, runner, workload, runs, calls)
+        execution = Execution(state, runner, workload, runs, calls, configuration)
         try:
             async with asyncio.timeout(PATIENCE):
                 return await scenario(execution)

@@ -12,6 +12,7 @@ import pytest
 
 from app_loader.attesters.selection import TpmQuoter
 from app_loader.calls import Calls
+from app_loader.configuration_store import ConfigurationStore
 from app_loader.evidence import EvidenceMaker
 from app_loader.files import Files
 from app_loader.keep import Keep
@@ -45,6 +46,7 @@ def keep_in(state: Path, *keys: str, evidence: EvidenceKind | None = None) -> Ke
         workload=workload,
         runs=runs,
         calls=calls,
+        workload_configuration=ConfigurationStore(state, wanted),
         state=state,
     )
 

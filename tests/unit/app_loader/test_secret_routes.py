@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from app_loader.calls import Calls
+from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
 from app_loader.files import Files
 from app_loader.keep import Keep
@@ -36,7 +37,16 @@ def keep_with(evidence: EvidenceKind | None = None) -> Keep:
     configuration = Configuration("0" * 16, "1" * 8, canonical(wanted).decode(), "example.org", ())
     nothing = (cast(Files, None), cast(Workload, None), cast(Runs, None), cast(Calls, None))
     files, workload, runs, calls = nothing
-    return Keep(configuration, wanted, invocation="f" * 32, files=files, workload=workload, runs=runs, calls=calls)
+    return Keep(
+        configuration,
+        wanted,
+        invocation="f" * 32,
+        files=files,
+        workload=workload,
+        runs=runs,
+        calls=calls,
+        workload_configuration=ConfigurationStore(Path("/nonexistent"), wanted),
+    )
 
 
 @pytest.fixture

@@ -12,16 +12,19 @@ from typing import TypeVar
 import pytest
 
 from app_loader.calls import Calls
+from app_loader.configuration_store import ConfigurationStore
+from app_loader.run_plan import check_request_of_caller
 from app_loader.runner import Runner
 from app_loader.runs import Runs
 from app_loader.secret_files import SecretFiles, memory_parent
 from app_loader.secret_store import SecretStore
 from app_loader.workload import Workload
-from keep_protocol.errors import ErrorCode
+from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import RunExit, RunRequest
 from keep_protocol.memory_folder import SHARED_MEMORY, memory_folder_of
 from keep_protocol.secret_api import SecretUse
 from keep_protocol.states import ExitReason
+from keep_protocol.workload_configuration import WorkloadConfiguration
 from tests.unit.app_loader.execution_harness import SPINS, Execution, ending, guest, refused, spec, wat
 
 T = TypeVar("T")
@@ -44,12 +47,14 @@ def with_secrets(
         await runner.attach()
         store = SecretStore()
         workload = Workload(state, runner, wanted.limits)
+        configuration = ConfigurationStore(state, wanted)
         execution = Execution(
             state,
             runner,
             workload,
-            Runs(state, runner, workload, wanted, secrets=store),
+            Runs(state, runner, workload, wanted, secrets=store, configuration=configuration),
             Calls(runner, workload, wanted.limits),
+            configuration,
         )
         workload.restore()
         execution.runs.restore()
@@ -266,3 +271,34 @@ def test_a_name_that_somebody_else_took_in_memory_holds_no_secrets(tmp_path: Pat
         if folder.is_dir() and not folder.is_symlink():
             folder.rmdir()
         folder.unlink(missing_ok=True)
+
+
+def test_a_configured_secret_reaches_every_run_that_does_not_choose_its_own(tmp_path: Path) -> None:
+    async def scenario(execution: Execution, store: SecretStore) -> None:
+        store.put("db", bytearray(b"hush"))
+        await execution.load(guest("args_env"))
+        await execution.configuration.replace(WorkloadConfiguration(secrets=(SecretUse("db", env="DB"),), mounts=()))
+        assert await execution.stdout(await execution.run()) == b"arg main.wasm\nenv DB=hush\n"
+        assert await execution.stdout(await execution.run(RunRequest(secrets=()))) == b"arg main.wasm\n"
+
+    with_secrets(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (RunRequest(args=("x",)), "$.args"),
+        (RunRequest(env={"A": "1"}), "$.env"),
+        (RunRequest(program="x"), "$.program"),
+        (RunRequest(mounts=()), "$.mounts"),
+        (RunRequest(secrets=(SecretUse("db", env="B"),)), "$.secrets"),
+    ],
+)
+def test_callers_choose_nothing_that_could_print_configured_secrets(asked: RunRequest, field: str) -> None:
+    configured = WorkloadConfiguration(secrets=(SecretUse("db", env="DB"),))
+    with pytest.raises(RefusalError) as refusal:
+        check_request_of_caller(asked, configured)
+    assert (refusal.value.code, refusal.value.field) == (ErrorCode.FORBIDDEN, field)
+    check_request_of_caller(RunRequest(stdin="stream", timeout=1), configured)
+    if not asked.secrets:
+        check_request_of_caller(asked, WorkloadConfiguration())

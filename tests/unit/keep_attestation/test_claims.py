@@ -39,6 +39,7 @@ _NAMES = st.text(min_size=1, max_size=24)
         spki_sha256=_DIGESTS,
         spec_sha256=_DIGESTS,
         workload_sha256=st.none() | _DIGESTS,
+        configuration_sha256=st.none() | _DIGESTS,
         nonce=st.none() | st.binary(min_size=16, max_size=64),
         exporter=st.none() | _DIGESTS,
         issued_at=st.integers(0, 2**64 - 1),
@@ -177,6 +178,7 @@ def test_what_hardware_signs_depends_on_every_claim() -> None:
         "nonce": None,
         "exporter": None,
         "workload_sha256": None,
+        "configuration_sha256": bytes(32),
         "issued_at": 0,
     }
     assert set(fields) == set(Claims.__struct_fields__)

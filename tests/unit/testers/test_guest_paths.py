@@ -44,10 +44,6 @@ def test_writable_folders_are_stored_in_output_and_others_in_input() -> None:
     )
 
 
-def test_without_folders_a_run_sees_all_areas() -> None:
-    assert run_mounts((), []) == DEFAULT_MOUNTS
-
-
 def test_with_folders_a_run_sees_only_the_areas_that_are_named() -> None:
     root = _mounts(".:/")
     assert run_mounts(root, []) == root

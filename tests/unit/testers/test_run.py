@@ -14,7 +14,7 @@ from typing import IO
 import pytest
 
 from keep_client import new_spec, principal_of
-from keep_protocol.keep_api import DEFAULT_MOUNTS, Mount, RunExit, RunRequest
+from keep_protocol.keep_api import Mount, RunExit, RunRequest
 from keep_protocol.spec import DEFAULT_LIMITS, MiB
 from keep_protocol.states import ExitReason, FileArea, KeepRole
 from tests.unit.keep_client.certificates import self_signed
@@ -100,7 +100,7 @@ def test_standard_input_comes_from_a_file_or_from_ours(
     assert keepctl("run", str(wasm), "--stdin", "-", stdin="from us").stdout == "from us"
     fake.guest = _exits(RunExit(ExitReason.CODE, 0))
     keepctl("run", str(wasm), stdin="unasked")
-    assert [keep.requests[0].stdin for keep in fake.removed] == ["stream", "stream", "none"]
+    assert [keep.requests[0].stdin for keep in fake.removed] == ["stream", "stream", None]
 
 
 def test_files_are_put_before_and_fetched_after(
@@ -115,7 +115,7 @@ def test_files_are_put_before_and_fetched_after(
     done = keepctl("run", str(wasm), "--put", "text.txt:/input/", "--get", "/output/result.txt:out.txt")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "out.txt").read_text() == "HELLO"
-    assert fake.removed[0].requests[0].mounts == DEFAULT_MOUNTS
+    assert fake.removed[0].requests[0].mounts is None
 
 
 def test_a_file_that_the_guest_did_not_make_is_our_error_unless_the_guest_failed(

@@ -143,6 +143,18 @@ def test_the_backend_and_the_workload_are_compared_when_expected(keep: FakeKeep)
     assert judge(loaded, expected).accepted
 
 
+def test_the_configuration_is_compared_when_expected_and_noted_when_claimed(keep: FakeKeep) -> None:
+    digest = hashlib.sha256(b"the configuration").digest()
+    expected = ExpectedKeep(keep=KEEP_ID, spec_sha256=SPEC_SHA256, configuration_sha256=digest)
+    assert failed_checks(judge(keep.certificate(), expected)) == ["ratls.configuration"]
+    configured = keep.certificate(keep.collection(configuration_sha256=digest))
+    assert judge(configured, expected).accepted
+    unasked = judge(configured, ExpectedKeep(keep=KEEP_ID, spec_sha256=SPEC_SHA256))
+    assert [check.outcome for check in unasked.verdict.checks if check.name == "ratls.configuration"] == [Outcome.NOTE]
+    without = judge(keep.certificate(), ExpectedKeep(keep=KEEP_ID, spec_sha256=SPEC_SHA256))
+    assert "ratls.configuration" not in {check.name for check in without.verdict.checks}
+
+
 def test_what_is_not_expected_is_noted_as_not_compared(keep: FakeKeep) -> None:
     peer = judge(keep.certificate(), ExpectedKeep(keep=None, spec_sha256=None))
     notes = {check.name for check in peer.verdict.checks if check.outcome is Outcome.NOTE}

@@ -1,0 +1,88 @@
+"""The one configuration of a keep's workload: checked against the spec, kept beside the workload, found again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from app_loader.durable_files import replace_synced, sync_folder
+from keep_protocol.configuration_check import check_configuration
+from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.spec import KeepSpec
+from keep_protocol.strict_json import decode_strictly
+from keep_protocol.workload_configuration import WorkloadConfiguration, canonical, configuration_digest
+
+CONFIGURATION_FILE: Final = "configuration.json"
+
+_log = logging.getLogger(__name__)
+
+
+class ConfigurationStore:
+    """Replaced by one rename, so SIGKILL leaves the old or the new one."""
+
+    def __init__(self, state: Path, spec: KeepSpec) -> None:
+        self._path = state / "workload" / CONFIGURATION_FILE
+        self._spec = spec
+        self._current: WorkloadConfiguration | None = None
+        self._damage: str | None = None
+        self._lock = asyncio.Lock()
+
+    def restore(self) -> None:
+        """Find the configuration of an earlier life. One that cannot be read keeps runs from starting."""
+        try:
+            self._current = decode_strictly(self._path.read_bytes(), WorkloadConfiguration)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as error:
+            self._damage = str(error)
+            _log.error("%s is damaged, so nothing is run until it is replaced: %s", self._path, error)
+
+    @property
+    def current(self) -> WorkloadConfiguration | None:
+        """The configuration, if there is one. Raises `RefusalError` (`configuration-invalid`) if it is damaged."""
+        if self._damage is not None:
+            raise RefusalError(
+                ErrorCode.CONFIGURATION_INVALID,
+                f"the stored configuration cannot be read: {self._damage}",
+                remedy="send it again with PUT /v1/configuration, or remove it with DELETE",
+            )
+        return self._current
+
+    @property
+    def digest(self) -> bytes | None:
+        """SHA-256 of the configuration's canonical bytes; None while there is none, or a damaged one."""
+        return None if self._current is None else hashlib.sha256(canonical(self._current)).digest()
+
+    def require(self) -> WorkloadConfiguration:
+        """The configuration. Raises `RefusalError` also if there is none."""
+        if (current := self.current) is None:
+            raise RefusalError(
+                ErrorCode.CONFIGURATION_NOT_FOUND,
+                "the workload of this keep has no configuration",
+                remedy="send one with PUT /v1/configuration",
+            )
+        return current
+
+    async def replace(self, configuration: WorkloadConfiguration) -> str:
+        """Take over a configuration, for runs that start from now on; its digest in hex. Raises `RefusalError`."""
+        check_configuration(configuration, self._spec)
+        async with self._lock:
+            try:
+                await asyncio.to_thread(replace_synced, self._path, canonical(configuration))
+            except OSError as error:
+                detail = f"the configuration could not be stored: {error.strerror}"
+                raise RefusalError(ErrorCode.DISK_FULL, detail) from None
+            self._current, self._damage = configuration, None
+        return configuration_digest(configuration)
+
+    async def remove(self) -> None:
+        """Forget the configuration; nothing happens if there is none. Runs that are going keep it."""
+        async with self._lock:
+            self._path.unlink(missing_ok=True)
+            await asyncio.to_thread(sync_folder, self._path.parent)
+            self._current, self._damage = None, None
