@@ -46,7 +46,7 @@ class _Jwk(msgspec.Struct):
 
 class _RuntimeData(msgspec.Struct):
     keys: list[_Jwk]
-    vm_configuration: dict[str, bool | int | str] = msgspec.field(name="vm-configuration", default_factory=dict)
+    vm_configuration: dict[str, bool | int | str | None] = msgspec.field(name="vm-configuration", default_factory=dict)
     user_data: str = msgspec.field(name="user-data", default="")
 
 
@@ -62,7 +62,7 @@ class HclReport:
     """JSON, of which the hardware's report carries the SHA-256."""
     attestation_key: rsa.RSAPublicKey
     """Of the virtual TPM; signs with RSASSA and SHA-256."""
-    vm_configuration: Mapping[str, bool | int | str]
+    vm_configuration: Mapping[str, bool | int | str | None]
     user_data: bytes
     """What the guest wrote to the vTPM's NV index 0x01400002 before it asked for the report."""
 

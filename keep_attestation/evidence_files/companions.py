@@ -14,6 +14,7 @@ from keep_attestation.certificates import Certificate, read_certificates, read_c
 from keep_attestation.endorsement_sources.intel_pcs import platform_of
 from keep_attestation.errors import EndorsementsError, MalformedEvidenceError
 from keep_attestation.evidence import Endorsements
+from keep_attestation.evidence_files.collateral_forms import assemble
 from keep_attestation.evidence_files.content import Content, Part
 from keep_attestation.snp.anchors import PRODUCTION_ANCHORS
 from keep_attestation.snp.certificate_table import endorsements_of_table, endorsements_of_thim
@@ -23,7 +24,14 @@ from keep_attestation.snp.vek import endorsement_key_of, read_vek
 from keep_protocol.evidence import EvidenceKind
 
 ENDORSING = frozenset(
-    {Content.CERTIFICATES, Content.CRL, Content.CERTIFICATE_TABLE, Content.THIM_REPLY, Content.COLLATERAL}
+    {
+        Content.CERTIFICATES,
+        Content.CRL,
+        Content.CERTIFICATE_TABLE,
+        Content.THIM_REPLY,
+        Content.COLLATERAL,
+        Content.PCS_REPLY,
+    }
 )
 _PINNED_BY_AMD = frozenset(each.der for hierarchy in PRODUCTION_ANCHORS for each in hierarchy.certificates)
 
@@ -150,9 +158,22 @@ def _collateral(kind: EvidenceKind, body: bytes, companions: Iterable[Companion]
         return Selection(Endorsements(), ())
     dated = [(tcb_info.issue_date, each) for each in found if (tcb_info := _fitting(each, kind, fmspc)) is not None]
     if not dated:
-        return Selection(Endorsements(), ())
+        return _assembled(body, companions)
     issued = [pair for pair in dated if pair[0] <= at] or dated
     return _chosen(max(issued, key=lambda pair: pair[0])[1])
+
+
+def _assembled(body: bytes, companions: Iterable[Companion]) -> Selection:
+    """Collateral of which the parts lie in several files, as Intel's service gives them."""
+    companions = list(companions)
+    replies = [each.part.data for each in companions if each.part.content is Content.PCS_REPLY]
+    certificates = [certificate for certificate, _ in _certificates(companions)]
+    collateral = assemble(body, replies, [der for der, _ in _crls(companions)], certificates) if replies else None
+    if collateral is None:
+        return Selection(Endorsements(), ())
+    wanted = (Content.PCS_REPLY, Content.CRL, Content.CERTIFICATES)
+    used = tuple(each.path for each in companions if each.part.content in wanted)
+    return Selection(Endorsements(collateral=collateral), used)
 
 
 def _fitting(companion: Companion, kind: EvidenceKind, fmspc: str) -> _TcbInfo | None:

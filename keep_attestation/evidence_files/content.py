@@ -22,7 +22,8 @@ class Content(StrEnum):
     COLLECTION = "a keep's collection (RFC 9999)"
     RATLS_CERTIFICATE = "a certificate with evidence"
     RATLS_REQUEST = "a certification request"
-    DSTACK_REPORT = "a quote in dstack's JSON"
+    QUOTE_IN_JSON = "a TDX quote in JSON"
+    SNP_EXTENDED_REPORT = "an AMD SEV-SNP report with the host's certificate table"
 
     TPM_QUOTE = "a TPM quote (TPMS_ATTEST)"
     TPM_SIGNATURE = "a TPM signature (TPMT_SIGNATURE)"
@@ -37,7 +38,8 @@ class Content(StrEnum):
     CERTIFICATE_TABLE = "a host's certificate table"
     THIM_REPLY = "a reply of Azure's certificate service (THIM)"
     COLLATERAL = "Intel's collateral"
-    EVENT_LOG = "a TCG event log"
+    PCS_REPLY = "a reply of Intel's service (PCS)"
+    EVENT_LOG = "an event log"
     CCEL_TABLE = "an ACPI table (CCEL), not the log itself"
 
 
@@ -50,7 +52,8 @@ WHOLE = frozenset(
         Content.TPM_BUNDLE,
         Content.AZURE_BUNDLE,
         Content.SIMULATED,
-        Content.DSTACK_REPORT,
+        Content.QUOTE_IN_JSON,
+        Content.SNP_EXTENDED_REPORT,
     }
 )
 """Evidence in one file."""
@@ -64,7 +67,8 @@ PIECES = frozenset({Content.TPM_QUOTE, Content.HCL_REPORT})
 _KINDS = {
     Content.SNP_REPORT: EvidenceKind.SNP,
     Content.TDX_QUOTE: EvidenceKind.TDX,
-    Content.DSTACK_REPORT: EvidenceKind.TDX,
+    Content.QUOTE_IN_JSON: EvidenceKind.TDX,
+    Content.SNP_EXTENDED_REPORT: EvidenceKind.SNP,
     Content.SGX_QUOTE: EvidenceKind.SGX,
     Content.NITRO_DOCUMENT: EvidenceKind.NITRO,
     Content.TPM_BUNDLE: EvidenceKind.TPM,

@@ -1,4 +1,4 @@
-"""Reads PCR values from the JSON that tools print: by register, by bank, or as a list."""
+"""Reads PCR values from the JSON that tools print: by register (`7`, `pcr7`), by bank, or as a list."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def covered_by(
 
 def _registers(values: Mapping[str, str]) -> dict[int, bytes]:
     try:
-        registers = {int(name): bytes.fromhex(value.removeprefix("0x")) for name, value in values.items()}
+        registers = {
+            int(name.lower().removeprefix("pcr")): bytes.fromhex(value.removeprefix("0x"))
+            for name, value in values.items()
+        }
     except ValueError as error:
         raise MalformedEvidenceError(f"PCR values: {error}") from None
     if wrong := [register for register in registers if not 0 <= register < PCR_COUNT]:

@@ -22,12 +22,16 @@ from keep_attestation.ratls.certificate import PresentedEvidence, read_ratls, re
 from keep_attestation.ratls.cmw import decode_json_wrapper
 from keep_attestation.ratls.collection import KeepCollection, collection_from, decode_collection
 from keep_attestation.ratls.presentation import OWN_CONVENTION, Conventions
+from keep_attestation.snp.certificate_table import endorsements_of_table
+from keep_attestation.snp.report import REPORT_SIZE
 from keep_protocol.evidence import EvidenceKind
 
 MAX_FILE_SIZE = 8 * 1024 * 1024
 MAX_FILES = 256
 """In a folder. Evidence is looked for beside files of a download folder, not in an archive."""
 
+_WITH_COLLATERAL = frozenset({Content.COLLATERAL, Content.PCS_REPLY, Content.CRL, Content.CERTIFICATES})
+"""Intel's collateral in one file, or in a folder of what its service replied."""
 _WITH_LOG = frozenset({EvidenceKind.TDX, EvidenceKind.TPM, EvidenceKind.AZURE_SNP, EvidenceKind.AZURE_TDX})
 
 Subject: TypeAlias = Evidence | KeepCollection | PresentedEvidence
@@ -85,7 +89,7 @@ def read_evidence(
     at = datetime.now(UTC) if at is None else at
     given = [
         *(companion for each in endorsements for companion in _given(each, ENDORSING)),
-        *([] if collateral is None else _given(collateral, {Content.COLLATERAL})),
+        *([] if collateral is None else _given(collateral, _WITH_COLLATERAL)),
         *([] if log is None else _given(log, {Content.EVENT_LOG})),
     ]
     beside = _folder(path if path.is_dir() else path.parent)
@@ -138,29 +142,43 @@ def _main_of(folder: Path, companions: Sequence[Companion], kind: EvidenceKind |
 
 
 def _quote_of(part: Part) -> bytes:
-    # The same quote may lie beside its JSON.
-    return _whole(part).body if part.content is Content.DSTACK_REPORT else part.data
+    # The same quote may lie beside its JSON, the same report beside the one with its certificates.
+    return _whole(part).body if part.content in WHOLE else part.data
 
 
 def _whole(part: Part) -> Evidence:
-    if part.content is not Content.DSTACK_REPORT:
-        return Evidence(kind=part.kind, body=part.data)
+    match part.content:
+        case Content.QUOTE_IN_JSON:
+            return _quote_in_json(part.data)
+        case Content.SNP_EXTENDED_REPORT:
+            report, table = part.data[:REPORT_SIZE], part.data[REPORT_SIZE:]
+            return Evidence(kind=EvidenceKind.SNP, body=report, endorsements=endorsements_of_table(table))
+        case _:
+            return Evidence(kind=part.kind, body=part.data)
+
+
+def _quote_in_json(data: bytes) -> Evidence:
     try:
-        quote = bytes.fromhex(msgspec.json.decode(part.data, type=_DstackReport).quote)
+        document = msgspec.json.decode(data, type=_QuoteInJson)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise MalformedEvidenceError(f"a quote in dstack's JSON cannot be read: {error}") from None
-    return Evidence(kind=EvidenceKind.TDX, body=recognise(quote).data)
+        raise MalformedEvidenceError(f"a quote in JSON cannot be read: {error}") from None
+    # dstack writes its log as JSON in a string, Confidential Containers the CCEL in base64.
+    log = document.event_log or document.cc_eventlog
+    quote = recognise(document.quote.encode()).data
+    return Evidence(kind=EvidenceKind.TDX, body=quote, log=None if not log else octets_of(log.encode()))
 
 
-class _DstackReport(msgspec.Struct, frozen=True):
+class _QuoteInJson(msgspec.Struct, frozen=True):
     quote: str
+    event_log: str | None = None
+    cc_eventlog: str | None = None
 
 
 def _bare(evidence: Evidence, path: Path, companions: Sequence[Companion], at: datetime) -> EvidenceFile:
     selection = select(evidence.kind, evidence.body, companions, at)
     used = [path, *selection.used]
     logs = [each for each in companions if each.part.content is Content.EVENT_LOG]
-    if logs and evidence.kind in _WITH_LOG:
+    if logs and evidence.kind in _WITH_LOG and (evidence.log is None or logs[0].given):
         evidence = msgspec.structs.replace(evidence, log=logs[0].part.data)
         used.append(logs[0].path)
     evidence = msgspec.structs.replace(evidence, endorsements=evidence.endorsements + selection.endorsements)

@@ -5,6 +5,7 @@ Evidence with a fault in it is still recognised, so that its verifier says what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ from asn1crypto import csr, keys, pem
 
 from keep_attestation.certificates import read_certificates, read_crl
 from keep_attestation.errors import MalformedEvidenceError
+from keep_attestation.evidence_files.collateral_forms import has_collateral, in_one_form
 from keep_attestation.evidence_files.content import BEARERS, PIECES, WHOLE, Content, Part
 from keep_attestation.evidence_files.encoding import octets_of
 from keep_attestation.intel.quote import trim_zero_padding
@@ -35,10 +37,17 @@ from keep_protocol.simulated import FORMAT as SIMULATED_FORMAT
 
 _INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 _QUOTE_TEES = {0x00: Content.SGX_QUOTE, 0x81: Content.TDX_QUOTE}
+_REPORT_HEADER = bytes(4) + REPORT_SIZE.to_bytes(4, "little")
+"""MSG_REPORT_RSP, which /dev/sev-guest gives: a status of zero and the report's size, and zeros up to 32 bytes."""
+_REPORT_HEADER_SIZE = 32
+_OPEN_ENCLAVE_HEADER = bytes.fromhex("0100000002000000")
+"""Of oe_report_header_t: version 1, a remote report; the size of the quote in 8 bytes and the quote follow."""
+_OPEN_ENCLAVE_HEADER_SIZE = 16
 _TPM_QUOTE = bytes.fromhex("ff5443478018")
 _TPM_SCHEMES = (0x14, 0x16, 0x18)
 _TPM_HASHES = (0x04, 0x0B, 0x0C, 0x0D)
 _TPM_KEYS = (0x01, 0x23)
+_REGISTER = re.compile(r"(?:pcr)?[0-9]{1,2}", re.ASCII | re.IGNORECASE)
 _RSA_SIZES = (256, 384, 512)
 _CBOR_MAP = 5
 _CONVENTIONS = (a3s, cocos_legacy, dstack, enarx, gramine, intel_sdk, keep_evidence, tcg_dice)
@@ -76,13 +85,19 @@ def recognise(data: bytes) -> Part:
 
 
 def _reports(data: bytes) -> list[Part]:
+    if data[:8] == _REPORT_HEADER and not any(data[8:_REPORT_HEADER_SIZE]):
+        return _reports(data[_REPORT_HEADER_SIZE:])
     version, algorithm = _little(data, 0, 4), _little(data, 0x34, 4)
-    if len(data) < REPORT_SIZE or any(data[REPORT_SIZE:]) or not 1 <= version <= 15 or algorithm > 15:
+    if len(data) < REPORT_SIZE or not 1 <= version <= 15 or algorithm > 15 or data[32:47] == b"Spec ID Event03":
         return []
-    return [] if data[32:47] == b"Spec ID Event03" else [Part(Content.SNP_REPORT, data[:REPORT_SIZE])]
+    if not any(data[REPORT_SIZE:]):
+        return [Part(Content.SNP_REPORT, data[:REPORT_SIZE])]
+    return [Part(Content.SNP_EXTENDED_REPORT, data)] if _tables(data[REPORT_SIZE:]) else []
 
 
 def _quotes(data: bytes) -> list[Part]:
+    if data[:8] == _OPEN_ENCLAVE_HEADER and 0 < (size := _little(data, 8, 8)) <= len(data) - _OPEN_ENCLAVE_HEADER_SIZE:
+        return _quotes(data[_OPEN_ENCLAVE_HEADER_SIZE : _OPEN_ENCLAVE_HEADER_SIZE + size])
     content = _QUOTE_TEES.get(_little(data, 4, 4))
     known_version = 3 <= _little(data, 0, 2) <= 5 and _little(data, 2, 2) in (2, 3)
     if content is None or len(data) < 48 or not (known_version or data[12:28] == _INTEL_QE_VENDOR):
@@ -153,7 +168,9 @@ def _pem(data: bytes) -> list[Part]:
         return []
     labels = {label for label, _, _ in blocks}
     if len(blocks) > 1:
-        return [Part(Content.CERTIFICATES, data)] if labels <= _CERTIFICATE_LABELS else []
+        # A chain as servers send it: what bears evidence comes first.
+        borne = [part for part in _der(blocks[0][2]) if part.content is Content.RATLS_CERTIFICATE]
+        return (borne or [Part(Content.CERTIFICATES, data)]) if labels <= _CERTIFICATE_LABELS else []
     return _der(blocks[0][2])
 
 
@@ -219,10 +236,16 @@ def _json(data: bytes) -> list[Part]:
             return [Part(Content.COLLECTION, data)]
         case {"vcekCert": str()}:
             return [Part(Content.THIM_REPLY, data)]
-        case {"tcb_info": _, "qe_identity": _}:
-            return [Part(Content.COLLATERAL, data)]
-        case {"quote": str()}:
-            return [Part(Content.DSTACK_REPORT, data)]
+        case dict() if has_collateral(document):
+            return [Part(Content.COLLATERAL, in_one_form(data))]
+        case {"tcbInfo": dict(), "signature": str()} | {"enclaveIdentity": dict(), "signature": str()}:
+            return [Part(Content.PCS_REPLY, data)]
+        case {"quote": str() as quote}:
+            # With a log beside it only TDX's are; an enclave's quote is all that there is.
+            enclaves = [part for part in _quotes(octets_of(quote.encode())) if part.content is Content.SGX_QUOTE]
+            return enclaves or [Part(Content.QUOTE_IN_JSON, data)]
+        case [{"imr": int(), "digest": str()}, *_]:
+            return [Part(Content.EVENT_LOG, data)]
         case list() if document and all(map(_is_digest, document)):
             return [Part(Content.PCR_VALUES, data)]
         case dict() if document and all(_is_register(*entry) or _is_bank(*entry) for entry in document.items()):
@@ -231,7 +254,7 @@ def _json(data: bytes) -> list[Part]:
 
 
 def _is_register(name: object, value: object) -> bool:
-    return isinstance(name, str) and name.isascii() and name.isdigit() and _is_digest(value)
+    return isinstance(name, str) and _REGISTER.fullmatch(name) is not None and _is_digest(value)
 
 
 def _is_bank(name: object, value: object) -> bool:

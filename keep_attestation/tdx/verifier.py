@@ -13,6 +13,7 @@ from keep_attestation.intel.anchors import PRODUCTION_ANCHORS, TrustAnchors
 from keep_attestation.intel.quote import parse_quote
 from keep_attestation.intel.reports import TdAttributes, TdReport
 from keep_attestation.intel.verification import check_binding, header_facts, verify_platform
+from keep_attestation.tdx.dstack_log import parse_dstack_log, replay_dstack_log
 from keep_attestation.tdx.policy import TdAttributeName
 from keep_attestation.verdict import Checks, Examination
 from keep_protocol.evidence import EvidenceKind
@@ -27,7 +28,7 @@ def examine_tdx(
 
     7. MR_SERVICETD is zero: no service TD (migration) may touch this TD (dcap-qvl demands the same);
     8. report_data is what `binding` demands, all 64 bytes;
-    9. an event log, if there is one (CCEL), replays to the four RTMRs.
+    9. an event log, if there is one (CCEL, or dstack's JSON), replays to the four RTMRs.
 
     Raises `MalformedEvidenceError`.
     """
@@ -76,7 +77,11 @@ def report_facts(report: TdReport) -> dict[str, Any]:
 
 
 def _log_replays(log: bytes, report: TdReport, checks: Checks) -> bool:
-    mismatch = rtmr_mismatch(dict(enumerate(report.rtmrs)), replay_ccel(parse_tcg_log(log, crypto_agile=True)))
+    if log.lstrip()[:1] == b"[":
+        replayed = replay_dstack_log(parse_dstack_log(log))
+    else:
+        replayed = replay_ccel(parse_tcg_log(log, crypto_agile=True))
+    mismatch = rtmr_mismatch(dict(enumerate(report.rtmrs)), replayed)
     return checks.expect(
         "tdx.log",
         mismatch is None,

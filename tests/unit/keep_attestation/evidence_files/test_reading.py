@@ -49,7 +49,7 @@ def test_endorsements_that_are_none_are_refused_when_named(tmp_path: Path) -> No
     (wrong := tmp_path / "wrong").write_bytes(b"hello")
     with pytest.raises(EndorsementsError, match="wrong cannot be used"):
         read_evidence(evidence, endorsements=[wrong])
-    with pytest.raises(EndorsementsError, match="expected a TCG event log"):
+    with pytest.raises(EndorsementsError, match="expected an event log"):
         read_evidence(evidence, log=evidence)
     with pytest.raises(EndorsementsError, match="cannot be read"):
         read_evidence(tmp_path / "nothing")

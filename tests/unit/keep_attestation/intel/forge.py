@@ -208,6 +208,7 @@ class Forge:
         qe_report_data: bytes | None = None,
         qe_key: ec.EllipticCurvePrivateKey | None = None,
         quote_key: ec.EllipticCurvePrivateKey | None = None,
+        authentication: bytes = bytes(range(32)),
     ) -> bytes:
         """A quote over `body`, whose size tells its TEE; each keyword makes one flaw."""
         sgx = len(body) == 384
@@ -223,7 +224,6 @@ class Forge:
         descriptor = kind.to_bytes(2, "little") + len(body).to_bytes(4, "little") if version >= 5 else b""
         signed = header + descriptor + body
         attestation_key = _point(self.attestation_key)
-        authentication = bytes(range(32))
         bound = hashlib.sha256(attestation_key + authentication).digest() + bytes(32)
         qe_report = enclave_report(
             report_data=bound if qe_report_data is None else qe_report_data,
