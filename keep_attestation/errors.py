@@ -6,6 +6,7 @@ AttestationError
 │   └── MalformedCertificateError
 ├── PolicyError
 ├── EndorsementsError
+├── ClockError
 └── EvidenceRefusedError
 """
 
@@ -39,6 +40,10 @@ class PolicyError(AttestationError):
 
 class EndorsementsError(AttestationError):
     """Certificates, CRLs or collateral cannot be fetched or read from where they were said to be."""
+
+
+class ClockError(AttestationError):
+    """This machine's clock is behind what is known to have passed, so no validity can be judged by it."""
 
 
 class EvidenceRefusedError(AttestationError):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from keep_attestation.endorsement_sources.interface import EndorsementSource
-from keep_attestation.errors import AttestationError
+from keep_attestation.errors import AttestationError, ClockError
 from keep_attestation.policy import Policy
 from keep_attestation.ratls.peer import ExpectedKeep, PeerVerdict, verify_fresh, verify_peer
+from keep_attestation.trusted_time import TimeFloor
 from keep_client.errors import EvidenceRefusedError, ProtocolError
 from keep_protocol.keep_api import KeepStatus
+
+_TIME: Final = TimeFloor()
+"""One for the process: what one keep's collateral shows counts for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,8 @@ class AttestedPeer:
     """Asked for endorsements that the keep does not send along."""
     observe: Callable[[PeerVerdict], None] | None = None
     """Gets every verdict, accepted or not."""
+    time: TimeFloor = _TIME
+    """What validity is judged by."""
 
     @property
     def label(self) -> str:
@@ -36,7 +43,9 @@ class AttestedPeer:
         # A certificate is older than what is loaded: only fresh claims name the workload and its configuration.
         expected = msgspec.structs.replace(self.expected, workload_sha256=None, configuration_sha256=None)
         try:
-            verdict = verify_peer(der, self.policy, expected=expected, sources=self.sources)
+            verdict = verify_peer(der, self.policy, expected=expected, at=self.time.now(), sources=self.sources)
+        except ClockError as error:
+            raise EvidenceRefusedError(str(error), None) from error
         except AttestationError as error:
             raise EvidenceRefusedError(f"the keep's certificate proves nothing: {error}", None) from error
         self._require(verdict)
@@ -45,8 +54,17 @@ class AttestedPeer:
         """Phase two: evidence bound to this connection. Raises `EvidenceRefusedError`."""
         try:
             verdict = verify_fresh(
-                collection, der, nonce, exporter, self.policy, expected=self.expected, sources=self.sources
+                collection,
+                der,
+                nonce,
+                exporter,
+                self.policy,
+                expected=self.expected,
+                at=self.time.now(),
+                sources=self.sources,
             )
+        except ClockError as error:
+            raise EvidenceRefusedError(str(error), None) from error
         except AttestationError as error:
             raise EvidenceRefusedError(f"the keep answers the challenge with no evidence: {error}", None) from error
         self._require(verdict)
@@ -62,3 +80,4 @@ class AttestedPeer:
             self.observe(verdict)
         if not verdict.accepted:
             raise EvidenceRefusedError(f"the keep does not prove what it should: {verdict.verdict.summary}", verdict)
+        self.time.learn(verdict.verdict)

@@ -78,18 +78,20 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from datetime import UTC, datetime
-
     from keep_attestation.endorsement_sources.manufacturers import manufacturer_sources
-    from keep_attestation.errors import AttestationError
+    from keep_attestation.errors import AttestationError, ClockError
     from keep_attestation.evidence_files.reading import read_evidence
     from keep_attestation.policy import load_policy
+    from keep_attestation.trusted_time import TimeFloor
     from testers.keepctl.attestation.offline import Demands, NoPolicy, judge, moment
     from testers.keepctl.attestation.verdict_document import verdict_document
     from testers.keepctl.attestation.verdict_text import verdict_lines
 
     try:
-        at = datetime.now(UTC) if options.at is None else moment(options.at)
+        floor = TimeFloor(_cache() / "time-floor")
+        at = floor.now() if options.at is None else moment(options.at)
+    except ClockError as error:
+        raise InvalidArgumentError(f"{error}, or say with --at when to judge") from None
     except (ValueError, OverflowError, OSError):
         raise InvalidArgumentError(f"--at {options.at} is no time: write it as 2026-03-01T12:00:00Z") from None
     try:
@@ -108,6 +110,8 @@ def _verify(options: argparse.Namespace) -> int:
         demands = Demands(options.nonce, options.report_data, options.spec)
         sources = manufacturer_sources(_cache()) if options.fetch else ()
         judgement = judge(file, policy, certificates, demands, at, sources)
+        if options.at is None:
+            floor.learn(judgement.verdict)
     except AttestationError as error:
         hint = "; --convention NAME accepts it" if "convention" in str(error) else ""
         say(f"{error_line(error)}{hint}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 import keep_client.channel
 from app_loader.identity import Identity
 from keep_attestation.policy import parse_policy
+from keep_attestation.trusted_time import TimeFloor
 from keep_client import Credentials
 from keep_client.attested_peer import AttestedPeer
 from keep_client.attested_tls import MAX_COLLECTION, attestation_request, attested_context
@@ -360,6 +363,15 @@ def test_a_keep_that_has_not_loaded_the_workload_that_is_meant(
             ask(keep.endpoint, peer_for(proof.spec, workload=b"w" * 32), credentials)
         (seen,) = keep.finished()
     assert seen.application == attestation_request(nonce_of(seen.application))
+
+
+def test_a_clock_that_was_set_back_judges_no_keep() -> None:
+    set_back = TimeFloor(clock=lambda: datetime(2020, 2, 2, tzinfo=UTC))
+    peer = dataclasses.replace(peer_for(attested_spec([self_signed().pinned()])), time=set_back)
+    with pytest.raises(EvidenceRefusedError, match="2020-02-02T00:00:00Z, before 2026-07-01T00:00:00Z"):
+        peer.check_certificate(b"")
+    with pytest.raises(EvidenceRefusedError, match="this machine's clock"):
+        peer.check_fresh(b"", b"", nonce=bytes(range(32)), exporter=bytes(range(32)))
 
 
 def test_credentials_that_do_not_belong_together_are_the_callers_fault(tmp_path: Path, proof: Proof) -> None:
