@@ -1,44 +1,48 @@
 """X.509 certificates and CRLs of attestation chains: read leniently in encoding, strictly in meaning.
 
-asn1crypto reads them: `cryptography` refuses certificates that mbedTLS writes (NULL parameters beside ECDSA) and will
-refuse AMD's (serial number 0). Signatures are checked by `cryptography` over the original bytes.
+`keep_attestation.der` takes them apart and asn1crypto reads names, algorithms and CRLs: `cryptography` refuses
+certificates that mbedTLS writes (NULL parameters beside ECDSA) and will refuse AMD's (serial number 0). Signatures are
+checked by `cryptography` over the original bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
+from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
 from asn1crypto import algos, core, crl, pem, x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from keep_attestation.errors import MalformedCertificateError, UnsupportedEvidenceError
+from keep_attestation.der import (
+    BIT_STRING,
+    BOOLEAN,
+    GENERALIZED_TIME,
+    INTEGER,
+    OBJECT_IDENTIFIER,
+    OCTET_STRING,
+    SEQUENCE,
+    UTC_TIME,
+    DerReader,
+    one,
+    signed_integer,
+)
+from keep_attestation.errors import MalformedCertificateError
+from keep_attestation.signatures import SignatureScheme, load_public_key, scheme_of, signature_holds
 
 MAX_CERTIFICATE_SIZE = 64 * 1024
 
+_VERSION, _EXTENSIONS = 0xA0, 0xA3
+_UNIQUE_IDS = (0x81, 0x82)
+"""Context-specific tags of a tbsCertificate (RFC 5280, 4.1)."""
 _BASIC_CONSTRAINTS = "2.5.29.19"
 _KEY_USAGE = "2.5.29.15"
 _KNOWN_CRITICAL = frozenset({_BASIC_CONSTRAINTS, _KEY_USAGE, "2.5.29.37", "2.5.29.17"})
 """Extensions that are understood here, or whose meaning (extended key usage, names) the caller judges."""
-
-
-class SignatureScheme(StrEnum):
-    """The signature algorithms that attestation chains use; every other is refused by name."""
-
-    RSA_PSS_SHA384 = "rsassa-pss-sha384"
-    RSA_SHA256 = "rsa-sha256"
-    RSA_SHA384 = "rsa-sha384"
-    ECDSA_SHA256 = "ecdsa-sha256"
-    ECDSA_SHA384 = "ecdsa-sha384"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,46 +138,113 @@ def _read_der(der: bytes) -> Certificate:
 
 
 def _decode_certificate(der: bytes) -> Certificate:
-    parsed = x509.Certificate.load(der, strict=True)
-    body = parsed["tbs_certificate"]
-    algorithm = parsed["signature_algorithm"]
+    outer = DerReader(der)
+    parts = outer.inside(SEQUENCE)
+    outer.end()
+    signed, content = parts.both(SEQUENCE)
+    algorithm = parts.whole(SEQUENCE)
+    signature = parts.take(BIT_STRING)
+    parts.end()
+    if signature[:1] != b"\x00":
+        raise MalformedCertificateError("a certificate's signature is no whole number of bytes")
+    body = DerReader(content)
+    if body.is_next(_VERSION):
+        body.take(_VERSION)
+    serial = signed_integer(body.take(INTEGER))
     # Bytewise: the outer one is not signed.
-    if algorithm.dump() != body["signature"].dump():
+    if algorithm != body.whole(SEQUENCE):
         raise MalformedCertificateError("a certificate names two signature algorithms")
-    extensions: dict[str, bytes] = {}
-    critical: set[str] = set()
-    for extension in body["extensions"]:
-        oid = extension["extn_id"].dotted
-        if oid in extensions:
-            raise MalformedCertificateError(f"a certificate has extension {oid} twice")
-        extensions[oid] = extension["extn_value"].contents
-        if extension["critical"].native:
-            critical.add(oid)
-    constraints = x509.BasicConstraints.load(extensions[_BASIC_CONSTRAINTS]) if _BASIC_CONSTRAINTS in extensions else {}
-    usage = x509.KeyUsage.load(extensions[_KEY_USAGE]).native if _KEY_USAGE in extensions else None
-    path_length = constraints["path_len_constraint"].native if constraints else None
-    subject, issuer = body["subject"].dump(), body["issuer"].dump()
+    issuer = body.whole(SEQUENCE)
+    validity = body.inside(SEQUENCE)
+    not_before, not_after = _time(validity), _time(validity)
+    validity.end()
+    subject, spki = body.whole(SEQUENCE), body.whole(SEQUENCE)
+    for unique_id in _UNIQUE_IDS:
+        if body.is_next(unique_id):
+            body.take(unique_id)
+    extensions, critical = _extensions(body)
+    is_ca, path_length = _constraints(extensions.get(_BASIC_CONSTRAINTS))
+    usage = _usage(extensions.get(_KEY_USAGE))
     return Certificate(
         der=der,
-        signed=body.dump(),
-        signature=parsed["signature_value"].native,
-        scheme=_scheme(algorithm.dump()),
-        algorithm=str(algorithm["algorithm"].native),
-        spki=body["subject_public_key_info"].dump(),
+        signed=signed,
+        signature=signature[1:],
+        scheme=scheme_of(algorithm),
+        algorithm=_algorithm_name(algorithm),
+        spki=spki,
         subject=subject,
         issuer=issuer,
         subject_name=_common_name(subject),
         issuer_name=_common_name(issuer),
-        serial=parsed.serial_number,
-        not_before=_moment(parsed.not_valid_before),
-        not_after=_moment(parsed.not_valid_after),
+        serial=serial,
+        not_before=not_before,
+        not_after=not_after,
         extensions=extensions,
-        critical=frozenset(critical),
-        is_ca=bool(constraints and constraints["ca"].native),
+        critical=critical,
+        is_ca=is_ca,
         path_length=path_length,
-        may_sign_certificates=usage is not None and "key_cert_sign" in usage,
-        may_sign_crls=usage is not None and "crl_sign" in usage,
+        may_sign_certificates="key_cert_sign" in usage,
+        may_sign_crls="crl_sign" in usage,
     )
+
+
+def _extensions(body: DerReader) -> tuple[dict[str, bytes], frozenset[str]]:
+    """The content of every extension by its OID, and which are critical; none in certificates of version 1."""
+    extensions: dict[str, bytes] = {}
+    critical: set[str] = set()
+    if body.is_next(_EXTENSIONS):
+        wrapped = body.inside(_EXTENSIONS)
+        listed = wrapped.inside(SEQUENCE)
+        wrapped.end()
+        while not listed.ended:
+            extension = listed.inside(SEQUENCE)
+            oid = _dotted(extension.whole(OBJECT_IDENTIFIER))
+            if oid in extensions:
+                raise MalformedCertificateError(f"a certificate has extension {oid} twice")
+            if extension.is_next(BOOLEAN) and any(extension.take(BOOLEAN)):
+                critical.add(oid)
+            extensions[oid] = extension.take(OCTET_STRING)
+            extension.end()
+    body.end()
+    return extensions, frozenset(critical)
+
+
+def _time(reader: DerReader) -> datetime:
+    is_utc = reader.is_next(UTC_TIME)
+    whole, content = reader.both(UTC_TIME if is_utc else GENERALIZED_TIME)
+    # RFC 5280, 4.1.2.5; two digits of a year are of 1950 to 2049.
+    if content[-1:] == b"Z" and content[:-1].isdigit() and len(content) == (13 if is_utc else 15):
+        digits = content[:-1].decode()
+        if is_utc:
+            digits = ("19" if digits >= "50" else "20") + digits
+        year, rest = int(digits[:4]), [int(digits[place : place + 2]) for place in range(4, 14, 2)]
+        month, day, hour, minute, second = rest
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+    return _moment((core.UTCTime if is_utc else core.GeneralizedTime).load(whole).native)
+
+
+@lru_cache(maxsize=256)
+def _constraints(content: bytes | None) -> tuple[bool, int | None]:
+    """cA and pathLenConstraint. Remembered, like the three below: a fleet's certificates share them."""
+    if content is None:
+        return False, None
+    constraints = x509.BasicConstraints.load(content)
+    return bool(constraints["ca"].native), constraints["path_len_constraint"].native
+
+
+@lru_cache(maxsize=64)
+def _usage(content: bytes | None) -> frozenset[str]:
+    return frozenset() if content is None else frozenset(x509.KeyUsage.load(content).native)
+
+
+@lru_cache(maxsize=512)
+def _dotted(encoded: bytes) -> str:
+    return str(core.ObjectIdentifier.load(encoded).dotted)
+
+
+@lru_cache(maxsize=64)
+def _algorithm_name(der: bytes) -> str:
+    return str(algos.SignedDigestAlgorithm.load(der)["algorithm"].native)
 
 
 def read_crl(der: bytes) -> RevocationList:
@@ -184,7 +255,7 @@ def read_crl(der: bytes) -> RevocationList:
         return RevocationList(
             signed=body.dump(),
             signature=parsed["signature"].native,
-            scheme=_scheme(parsed["signature_algorithm"].dump()),
+            scheme=scheme_of(parsed["signature_algorithm"].dump()),
             algorithm=str(parsed["signature_algorithm"]["algorithm"].native),
             issuer=body["issuer"].dump(),
             this_update=_moment(body["this_update"].native),
@@ -207,60 +278,6 @@ def _common_name(der: bytes) -> str:
     # Remembered, as algorithms are: a fleet's certificates share them, and to decode both is half the cost of reading.
     value = x509.Name.load(der).native.get("common_name", "")
     return value if isinstance(value, str) else ", ".join(map(str, value))
-
-
-@lru_cache(maxsize=64)
-def _scheme(der: bytes) -> SignatureScheme | None:
-    algorithm = algos.SignedDigestAlgorithm.load(der)
-    name = algorithm["algorithm"].native
-    if name == "rsassa_pss":
-        parameters = algorithm["parameters"].native
-        generator = parameters["mask_gen_algorithm"]
-        exact = (
-            parameters["hash_algorithm"]["algorithm"] == "sha384"
-            and generator["algorithm"] == "mgf1"
-            and generator["parameters"]["algorithm"] == "sha384"
-            and parameters["salt_length"] == 48
-        )
-        return SignatureScheme.RSA_PSS_SHA384 if exact else None
-    return {
-        "sha256_rsa": SignatureScheme.RSA_SHA256,
-        "sha384_rsa": SignatureScheme.RSA_SHA384,
-        "sha256_ecdsa": SignatureScheme.ECDSA_SHA256,
-        "sha384_ecdsa": SignatureScheme.ECDSA_SHA384,
-    }.get(name)
-
-
-@lru_cache(maxsize=256)
-def load_public_key(spki: bytes) -> PublicKeyTypes:
-    """The key in a DER SubjectPublicKeyInfo. Raises `MalformedCertificateError` or `UnsupportedEvidenceError`."""
-    try:
-        return serialization.load_der_public_key(spki)
-    except UnsupportedAlgorithm as error:
-        raise UnsupportedEvidenceError(f"a public key is of an unsupported algorithm: {error}") from None
-    except (ValueError, TypeError) as error:
-        raise MalformedCertificateError(f"a public key is not well-formed: {error}") from None
-
-
-def signature_holds(key: PublicKeyTypes, scheme: SignatureScheme | None, signature: bytes, signed: bytes) -> bool:
-    """Whether `signature` over `signed` is by `key`. A key of another type than the scheme's is a plain no."""
-    try:
-        match scheme, key:
-            case SignatureScheme.RSA_PSS_SHA384, rsa.RSAPublicKey():
-                pss = padding.PSS(mgf=padding.MGF1(hashes.SHA384()), salt_length=48)
-                key.verify(signature, signed, pss, hashes.SHA384())
-            case SignatureScheme.RSA_SHA256 | SignatureScheme.RSA_SHA384, rsa.RSAPublicKey():
-                digest = hashes.SHA256() if scheme is SignatureScheme.RSA_SHA256 else hashes.SHA384()
-                key.verify(signature, signed, padding.PKCS1v15(), digest)
-            case SignatureScheme.ECDSA_SHA256, ec.EllipticCurvePublicKey():
-                key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
-            case SignatureScheme.ECDSA_SHA384, ec.EllipticCurvePublicKey():
-                key.verify(signature, signed, ec.ECDSA(hashes.SHA384()))
-            case _:
-                return False
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 @lru_cache(maxsize=256)
@@ -343,9 +360,7 @@ def revoked_by(revocations: RevocationList, issuer: Certificate, serials: Iterab
 
 def octet_string(data: bytes) -> bytes:
     """What the one DER OCTET STRING in `data` holds. Raises `MalformedCertificateError`."""
-    value = _primitive(core.OctetString, data, "OCTET STRING")
-    assert isinstance(value, bytes)
-    return value
+    return one(data, OCTET_STRING)
 
 
 def object_identifiers(data: bytes) -> tuple[str, ...]:
@@ -358,13 +373,4 @@ def object_identifiers(data: bytes) -> tuple[str, ...]:
 
 def integer(data: bytes) -> int:
     """The one DER INTEGER in `data`. Raises `MalformedCertificateError`."""
-    value = _primitive(core.Integer, data, "INTEGER")
-    assert isinstance(value, int)
-    return value
-
-
-def _primitive(kind: Any, data: bytes, name: str) -> Any:
-    try:
-        return kind.load(data, strict=True).native
-    except (ValueError, TypeError) as error:
-        raise MalformedCertificateError(f"an extension is no DER {name}: {error}") from None
+    return signed_integer(one(data, INTEGER))

@@ -12,13 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from keep_attestation.certificates import (
-    MAX_CERTIFICATE_SIZE,
-    Certificate,
-    load_public_key,
-    read_certificate,
-    signature_holds,
-)
+from keep_attestation.certificates import MAX_CERTIFICATE_SIZE, Certificate, read_certificate
 from keep_attestation.errors import MalformedCertificateError, MalformedEvidenceError, UnsupportedEvidenceError
 from keep_attestation.ratls.conventions import (
     a3s,
@@ -32,6 +26,7 @@ from keep_attestation.ratls.conventions import (
 )
 from keep_attestation.ratls.policy import CertificatePolicy, KeyType
 from keep_attestation.ratls.presentation import OWN_CONVENTION, Bearer, Convention, Conventions, Presented
+from keep_attestation.signatures import load_public_key, signature_holds
 from keep_attestation.verdict import Check, Checks, Outcome
 
 _READERS: dict[Convention, tuple[tuple[str, ...], Callable[[Bearer], tuple[Presented, ...]]]] = {

@@ -13,15 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from keep_attestation.certificates import (
     Certificate,
     RevocationList,
-    SignatureScheme,
     chain_problem,
     read_certificate,
     read_crl,
     revoked_by,
-    signature_holds,
 )
 from keep_attestation.errors import MalformedEvidenceError
 from keep_attestation.evidence import Binding, Endorsements, Evidence
+from keep_attestation.signatures import SignatureScheme, signature_holds
 from keep_attestation.snp.anchors import PRODUCTION_ANCHORS, Anchors, Hierarchy
 from keep_attestation.snp.facts import product_facts, report_facts, vek_facts
 from keep_attestation.snp.products import Processor, Product, decode_tcb, processor_of

@@ -9,13 +9,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from keep_attestation.certificates import Certificate, load_public_key, object_identifiers, read_certificate
+from keep_attestation.certificates import Certificate, object_identifiers, read_certificate
 from keep_attestation.errors import UnsupportedEvidenceError
 from keep_attestation.event_log.event import HashAlgorithm
 from keep_attestation.event_log.parser import parse_tcg_log
 from keep_attestation.event_log.registers import replay
 from keep_attestation.evidence import Binding, Evidence
 from keep_attestation.revocation import revocation_covered
+from keep_attestation.signatures import load_public_key
 from keep_attestation.tpm.ak import attestation_key_problem, hierarchy_of_primary
 from keep_attestation.tpm.bundle import TpmBundle, decode_bundle
 from keep_attestation.tpm.quote import PcrBanks, check_qualifying_data, check_quote, parse_quote, quote_facts

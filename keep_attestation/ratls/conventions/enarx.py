@@ -11,11 +11,11 @@ import hashlib
 from asn1crypto import core
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keep_attestation.certificates import load_public_key
 from keep_attestation.errors import MalformedEvidenceError, UnsupportedEvidenceError
 from keep_attestation.evidence import Binding, Endorsements, Evidence
 from keep_attestation.ratls.conventions.intel_quote import quote_evidence
 from keep_attestation.ratls.presentation import Bearer, Convention, Presented, padded
+from keep_attestation.signatures import load_public_key
 from keep_attestation.verdict import Check, Outcome
 from keep_protocol.evidence import EvidenceKind
 

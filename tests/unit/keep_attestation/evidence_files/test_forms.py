@@ -94,7 +94,8 @@ class TestSnp:
     def test_certificates_come_in_files_of_any_name_and_as_one_chain(self, chip: FakeChip, tmp_path: Path) -> None:
         foreign = fake_amd(Product.MILAN).vcek(hardware_id=b"\x77" * 64).certificate
         chain = pem(chip.certificate)
-        write(tmp_path, **{"attestation.dat": chip.report(), "chain.txt": chain, "old.crt": foreign})
+        files: dict[str, bytes | str] = {"attestation.dat": chip.report(), "chain.txt": chain, "old.crt": foreign}
+        write(tmp_path, **files)
         assert read_evidence(tmp_path).evidence.endorsements.certificates == (chip.certificate,)
 
 
