@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keep_manager.errors import ConfigurationError
+from keep_manager.watch_settings import WATCH_KEYS, WatchSettings, read_watch
 from keep_protocol.names import DEPLOYMENT_ID
 
 DEFAULT_DOMAIN = "wasmkeep.internal"
@@ -21,9 +22,10 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 
 _KEYS: dict[str, frozenset[str]] = {
-    "": frozenset({"domain", "deployment", "listen", "hosts", "systemd", "endpoints", "keeps"}),
+    "": frozenset({"domain", "deployment", "listen", "hosts", "systemd", "endpoints", "keeps", "watch"}),
     "endpoints": frozenset({"address", "ports"}),
     "keeps": frozenset({"allow_shared_uid", "tpm"}),
+    "watch": WATCH_KEYS,
 }
 
 
@@ -101,6 +103,8 @@ class Settings:
     """Whether keeps of several owners may run under one user, where the supervisor cannot separate them."""
     tpm: Path | None = None
     """Device or UNIX socket of the TPM 2.0 that keeps attest by; None: /dev/tpmrm0 where it exists."""
+    watch: WatchSettings | None = None
+    """How the manager looks at its keeps' evidence again and again; None: it does not."""
 
 
 SUPERVISOR_KINDS = ("auto", "system", "user", "private", "detached")
@@ -134,7 +138,7 @@ def load_settings(home: Home) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
     try:
-        return _settings(document)
+        return _settings(document, home.config)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
@@ -171,6 +175,13 @@ address = "{settings.endpoint_address}"
 allow_shared_uid = {"true" if settings.allow_shared_uid else "false"}
 # Device or UNIX socket of the TPM 2.0 by which keeps attest. Without it /dev/tpmrm0, where there is one.
 {f'tpm = "{settings.tpm}"' if settings.tpm else '# tpm = "/dev/tpmrm0"'}
+
+# With this table the manager looks at its keeps' evidence again and again; see docs/operating.md.
+# [watch]
+# interval = 300
+# failures = 2
+# action = "warn"
+# policy = "watch.toml"
 '''
     write_private(home.settings_file, text.encode())
 
@@ -201,7 +212,7 @@ def is_domain(text: str) -> bool:
     return len(text) <= 200 and _DOMAIN.fullmatch(text) is not None
 
 
-def _settings(document: dict[str, Any]) -> Settings:
+def _settings(document: dict[str, Any], folder: Path) -> Settings:
     _refuse_unknown(document, "")
     endpoints = _table(document, "endpoints")
     keeps = _table(document, "keeps")
@@ -233,6 +244,7 @@ def _settings(document: dict[str, Any]) -> Settings:
         endpoint_ports=_ports(endpoints.get("ports")),
         allow_shared_uid=shared,
         tpm=Path(tpm) if tpm else None,
+        watch=read_watch(_table(document, "watch"), folder),
     )
 
 

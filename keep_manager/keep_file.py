@@ -58,6 +58,11 @@ def spki_digest(certificate: x509.Certificate) -> str:
     return hashlib.sha256(info).hexdigest()
 
 
+def spki_digest_of(certificate: bytes) -> str:
+    """The same of a certificate in DER. Raises `ValueError`."""
+    return spki_digest(x509.load_der_x509_certificate(certificate))
+
+
 def _read(path: Path) -> bytes:
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from cryptography import x509
-
 from keep_manager.endpoints import split_endpoint
 from keep_manager.errors import ProbeError
-from keep_manager.keep_file import spki_digest
+from keep_manager.keep_file import spki_digest_of
 
 DEADLINE = 5.0
 
@@ -27,8 +25,8 @@ def _context() -> ssl.SSLContext:
 _CONTEXT = _context()
 
 
-async def endpoint_key(endpoint: str, deadline: float = DEADLINE) -> str:
-    """SHA-256 of the SubjectPublicKeyInfo that answers at `ADDRESS:PORT`. Raises `ProbeError`.
+async def endpoint_certificate(endpoint: str, deadline: float = DEADLINE) -> bytes:
+    """The certificate (DER) of who answers at `ADDRESS:PORT`, and has its key. Raises `ProbeError`.
 
     We show no certificate, so the keep refuses us after its own flight: the handshake is over for us by then.
     """
@@ -43,11 +41,17 @@ async def endpoint_key(endpoint: str, deadline: float = DEADLINE) -> str:
         certificate = tls.getpeercert(binary_form=True)
         if certificate is None:
             raise ProbeError(f"{endpoint} showed no certificate")
-        return spki_digest(x509.load_der_x509_certificate(certificate))
-    except ValueError as error:
-        raise ProbeError(f"the certificate at {endpoint} is unusable: {error}") from None
+        return certificate
     finally:
         writer.transport.abort()
+
+
+async def endpoint_key(endpoint: str, deadline: float = DEADLINE) -> str:
+    """SHA-256 of the SubjectPublicKeyInfo that answers at `ADDRESS:PORT`. Raises `ProbeError`."""
+    try:
+        return spki_digest_of(await endpoint_certificate(endpoint, deadline))
+    except ValueError as error:
+        raise ProbeError(f"the certificate at {endpoint} is unusable: {error}") from None
 
 
 async def check_endpoint(endpoint: str, spki_sha256: str) -> None:

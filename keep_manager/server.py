@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
@@ -31,6 +32,7 @@ from keep_manager.lifecycle import Lifecycle
 from keep_manager.listener import listen_on
 from keep_manager.offers import Offers
 from keep_manager.pki import PkiPaths, key_of, load_certificate, renew_server
+from keep_manager.probe import endpoint_certificate
 from keep_manager.protocol import DeadlineLoop, ManagerProtocol
 from keep_manager.reconcile import Reconciler
 from keep_manager.roles import RolesTable
@@ -39,7 +41,12 @@ from keep_manager.store import Store
 from keep_manager.supervisor.interface import Supervisor
 from keep_manager.tls import ReloadingContext, server_context
 from keep_manager.trust import Trust
+from keep_manager.watch_settings import WatchSettings
 from keep_protocol.manager_api import ManagerFile
+from keep_protocol.states import KeepState
+
+if TYPE_CHECKING:
+    from keep_manager.watching import KeepWatch
 
 _logger = logging.getLogger(__name__)
 
@@ -114,6 +121,7 @@ class RunningManager:
         self._handover = HandoverServer(
             lifecycle.shared_folder / "handover.sock", supervisor.instance_of, lifecycle.take_offer
         )
+        self._watch = None if settings.watch is None else _watch_of(settings.watch, lifecycle, events)
         self._signature = self._files()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -130,6 +138,8 @@ class RunningManager:
             asyncio.create_task(_forever(MAINTENANCE_PERIOD, self.maintain)),
         ]
         await found.wait()
+        if self._watch is not None:
+            self._tasks.append(asyncio.create_task(self._watch.run()))
 
     async def close(self) -> None:
         """Let go of everything; keeps live on."""
@@ -304,6 +314,18 @@ def _write_manager_file(home: Home, manager: RunningManager, url: str) -> None:
         runtime=str(supervisor.paths.runtime),
     )
     write_private(home.manager_file, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+
+
+def _watch_of(settings: WatchSettings, lifecycle: Lifecycle, events: EventLog) -> KeepWatch:
+    # Verifiers cost tens of milliseconds to import, and most managers watch nothing.
+    from keep_manager.watching import KeepWatch
+
+    async def stop(entry: KeepEntry) -> None:
+        async with entry.lock:
+            if entry.state is KeepState.READY:
+                await lifecycle.halt(entry, None)
+
+    return KeepWatch(settings, lambda: list(lifecycle.entries.values()), endpoint_certificate, stop, events)
 
 
 def _read_trust(paths: PkiPaths) -> Trust:
