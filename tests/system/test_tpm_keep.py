@@ -14,17 +14,28 @@ import pytest
 
 from app_loader.attesters.tpm_commands import Tpm
 from app_loader.attesters.tpm_transport import SocketTransport
-from app_loader.attesters.tpm_wire import Algorithm
+from app_loader.attesters.tpm_wire import Algorithm, TpmError
 from keep_attestation.policy import Policy
 from keep_attestation.ratls.peer import ExpectedKeep, PeerVerdict
 from keep_attestation.tpm.policy import TpmPolicy
-from keep_client import EvidenceRefusedError, Home, KeepClient, ManagerClient, connect_keep, new_spec, principal_of
+from keep_client import (
+    EvidenceRefusedError,
+    Home,
+    KeepClient,
+    ManagerClient,
+    ProblemError,
+    connect_keep,
+    new_spec,
+    principal_of,
+)
 from keep_client.attested_peer import AttestedPeer
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.keep_api import RunRequest
 from keep_protocol.manager_api import Keep
+from keep_protocol.sealing_api import CounterSource
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
 from keep_protocol.states import KeepRole, KeepState
+from keep_protocol.tpm_handles import counter_index
 from tests.swtpm import running_swtpm
 from tests.system.deployment import Deployment, eventually, example
 
@@ -104,6 +115,26 @@ def test_a_keep_attests_by_the_machines_tpm_and_so_does_its_next_life(machine: M
     machine.keep = eventually(reborn)
     with machine.connect(policy) as client:
         assert client.verify().workload.digest is not None
+
+
+def test_only_the_latest_that_was_sealed_opens_also_after_a_restart_and_removing_the_keep_frees_its_counter(
+    machine: Machine,
+) -> None:
+    policy = policy_of(machine.seen())
+    with machine.connect(policy) as client:
+        old, new = (client.seal(data, purpose="state") for data in (b"old", b"new"))
+        assert (old.counted_by, new.counted_by) == (CounterSource.TPM, CounterSource.TPM)
+    machine.keep = machine.manager.restart_keep(machine.keep.id)
+    with machine.connect(policy) as client:
+        opened = client.unseal(new.envelope)
+        assert (opened.data, opened.rollback_protected) == (b"new", True)
+        with pytest.raises(ProblemError) as refused:
+            client.unseal(old.envelope)
+        assert refused.value.code == "rollback-refused"
+        assert not client.unseal(old.envelope, allow_rollback=True).rollback_protected
+    machine.manager.remove_keep(machine.keep.id)
+    with Tpm(SocketTransport(str(machine.tpm))) as tpm, pytest.raises(TpmError, match="TPM_RC_HANDLE"):
+        tpm.read_nv(counter_index(machine.keep.id))
 
 
 def test_another_state_of_the_machine_is_refused(machine: Machine) -> None:

@@ -38,7 +38,7 @@ def test_what_fails_is_an_event_and_stopped_and_what_holds_lives(supervisor: str
 
                 event = eventually(failed)
                 assert (event.keep, event.detail["action"]) == (failing.id, "stop")
-                assert measure_code().hex() in event.detail["reason"]
+                assert f"simulated.measurement: measurement {measure_code().hex()[:16]}" in event.detail["reason"]
                 assert eventually(lambda: manager.get_keep(failing.id).keep.state is KeepState.STOPPED)
                 assert manager.get_keep(pinned.id).keep.state is KeepState.READY
         finally:
