@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import signal
@@ -46,13 +45,18 @@ async def compile_file(runner: Runner, source: Path, target: Path, limits: Compi
 
     Raises `RefusalError` (`compile-failed`, `compile-limit`, `workload-invalid`) and `RunnerDiedError`.
     """
+    return await compile_opened(runner, *_open(source, target), limits)
+
+
+async def compile_opened(runner: Runner, source: int, target: int, limits: CompileLimits) -> Compiled:
+    """As `compile_file`, for open files, which are closed here."""
     loop = asyncio.get_running_loop()
     process = f"compilation-{next(_counter)}"
     gone: asyncio.Future[Ended] = loop.create_future()
     order = Compile(process, limits.cpu_seconds, limits.address_space)
-    report, descriptors = _open(source, target)
+    report = os.memfd_create("report", os.MFD_CLOEXEC)
     try:
-        runner.spawn(order, descriptors, gone.set_result)
+        runner.spawn(order, (source, target, os.dup(report)), gone.set_result)
         try:
             async with asyncio.timeout(limits.wall_seconds):
                 event = await asyncio.shield(gone)
@@ -66,18 +70,13 @@ async def compile_file(runner: Runner, source: Path, target: Path, limits: Compi
         os.close(report)
 
 
-def _open(source: Path, target: Path) -> tuple[int, tuple[int, ...]]:
-    """The file for the report, and what the compiler gets, that among it."""
-    with contextlib.ExitStack() as opened:
-        report = os.memfd_create("report", os.MFD_CLOEXEC)
-        opened.callback(os.close, report)
-        writer = os.dup(report)
-        opened.callback(os.close, writer)
-        module = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        opened.callback(os.close, module)
-        compiled = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        opened.pop_all()
-    return report, (module, compiled, writer)
+def _open(source: Path, target: Path) -> tuple[int, int]:
+    module = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return module, os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except BaseException:
+        os.close(module)
+        raise
 
 
 def _read_report(report: int) -> CompileReport | None:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from app_loader.durable_files import replace_synced, sync_folder
+from app_loader.storage import PLAIN, Storage
 from keep_protocol.configuration_check import check_configuration
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import KeepSpec
@@ -25,9 +26,10 @@ _log = logging.getLogger(__name__)
 class ConfigurationStore:
     """Replaced by one rename, so SIGKILL leaves the old or the new one."""
 
-    def __init__(self, state: Path, spec: KeepSpec) -> None:
+    def __init__(self, state: Path, spec: KeepSpec, storage: Storage = PLAIN) -> None:
         self._path = state / "workload" / CONFIGURATION_FILE
         self._spec = spec
+        self._storage = storage
         self._current: WorkloadConfiguration | None = None
         self._damage: str | None = None
         self._lock = asyncio.Lock()
@@ -35,10 +37,11 @@ class ConfigurationStore:
     def restore(self) -> None:
         """Find the configuration of an earlier life. One that cannot be read keeps runs from starting."""
         try:
-            self._current = decode_strictly(self._path.read_bytes(), WorkloadConfiguration)
+            raw = self._storage.decode(self._path.read_bytes(), self._path)
+            self._current = decode_strictly(raw, WorkloadConfiguration)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, RefusalError) as error:
             self._damage = str(error)
             _log.error("%s is damaged, so nothing is run until it is replaced: %s", self._path, error)
 
@@ -71,9 +74,11 @@ class ConfigurationStore:
     async def replace(self, configuration: WorkloadConfiguration) -> str:
         """Take over a configuration, for runs that start from now on; its digest in hex. Raises `RefusalError`."""
         check_configuration(configuration, self._spec)
+        await self._storage.unlock()
         async with self._lock:
             try:
-                await asyncio.to_thread(replace_synced, self._path, canonical(configuration))
+                stored = self._storage.encode(canonical(configuration), self._path)
+                await asyncio.to_thread(replace_synced, self._path, stored)
             except OSError as error:
                 detail = f"the configuration could not be stored: {error.strerror}"
                 raise RefusalError(ErrorCode.DISK_FULL, detail) from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from app_loader import landlock, seccomp
 from app_loader.errors import ConfinementError
 from app_loader.kernel import PR_GET_NO_NEW_PRIVS, PR_SET_NO_NEW_PRIVS, prctl
+from app_loader.plaintext_memory import plaintext_folder
 from app_loader.secret_files import memory_parent
 from app_loader.wasmtime_binding import library_path
 from keep_protocol.handover import SandboxFact
@@ -22,7 +23,8 @@ _SHARED_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cac
 def confine_runner(state: Path) -> tuple[SandboxFact, ...]:
     """Give up new privileges, files, sockets, programs and namespaces, as far as this kernel lets a process do so.
 
-    Left are the interpreter's libraries and the workload to read, the runs' secrets in memory, and the areas for files.
+    Left are the interpreter's libraries and the workload to read, the runs' secrets in memory, and the areas for files,
+    on disk and in memory.
     Raises `ConfinementError` when not even new privileges can be given up.
     """
     prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -34,6 +36,8 @@ def confine_runner(state: Path) -> tuple[SandboxFact, ...]:
     if (memory := memory_parent()) is not None:
         # Where runs have secrets as files; each run is confined to its own folders before it begins.
         rules.append(landlock.Rule(str(memory), landlock.READ))
+        # Where they have files in plaintext; the server has made it before the first order.
+        rules.append(landlock.Rule(str(plaintext_folder(state)), landlock.WRITE))
     version = landlock.restrict(rules)
     filtered = _install(seccomp.runner_filter)
     return (_privileges_fact(), _landlock_fact(version), _seccomp_fact(filtered))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,13 +27,18 @@ class Usage(msgspec.Struct, frozen=True):
 
     size: int
     entries: int
+    memory: int = 0
+    """How many of the bytes are in memory."""
 
 
-async def measure(folder: Path) -> Usage:
-    """What is below `folder`; links are not followed. Lets others run in between."""
+async def measure(folder: Path, content_size: Callable[[int], int] | None = None) -> Usage:
+    """What is below `folder`; links are not followed. Lets others run in between.
+
+    `content_size` tells from the size of a file how much counts of it.
+    """
     total = entries = 0
     for size in _sizes(os.open(folder, _FLAGS), 1):
-        total += size
+        total += size if content_size is None or size == UNLIMITED else content_size(size)
         entries += 1
         if entries % _ENTRIES_AT_ONCE == 0:
             await asyncio.sleep(0)

@@ -16,6 +16,7 @@ from app_loader.runner import Runner
 from app_loader.runner_messages import Assignment, Ended, Report, Start
 from app_loader.spool import Spool
 from app_loader.standard_input import StandardInput
+from app_loader.storage import PLAIN, Storage
 from keep_protocol.keep_api import RunExit
 from keep_protocol.states import ExitReason
 from keep_protocol.strict_json import decode_strictly
@@ -34,10 +35,11 @@ class Execution:
         oom_kills: OomKills,
         stdin: StandardInput,
         finished: Callable[[RunExit], None],
+        storage: Storage = PLAIN,
     ) -> None:
         self.run_id = run_id
         self.stdin = stdin
-        self.outputs = {"stdout": Spool(folder / "stdout"), "stderr": Spool(folder / "stderr")}
+        self.outputs = {stream: storage.spool(folder / stream) for stream in ("stdout", "stderr")}
         self._runner = runner
         self._oom_kills = oom_kills
         self._finished = finished
@@ -55,6 +57,11 @@ class Execution:
     def pid(self) -> int | None:
         """Of the run's process, while it lives."""
         return self._runner.pids.get(self.run_id)
+
+    @property
+    def verdict(self) -> RunExit | None:
+        """Why it was killed, or is not to be begun."""
+        return self._verdict
 
     def begin(
         self, module: str, assignment: Assignment, folders: Sequence[int], *, output: int, timeout: float
@@ -110,7 +117,7 @@ class Execution:
         try:
             spool.append(kept)
         except OSError as error:
-            self._overrule(f"disk full: the output could not be kept ({error.strerror})")
+            self._overrule(_disk_full(error))
             return
         self._room -= len(kept)
         if len(kept) < len(content):
@@ -193,6 +200,8 @@ class Execution:
         self.stdin.close()
         for spool in self.outputs.values():
             spool.finish()
+            if spool.error is not None:
+                ending = RunExit(ExitReason.OUTPUT_LIMIT, message=_disk_full(spool.error))
         self._finished(ending)
 
     def _close_stream(self, reader: int) -> None:
@@ -205,6 +214,10 @@ class Execution:
             asyncio.get_running_loop().remove_reader(self._report)
             os.close(self._report)
             self._report = -1
+
+
+def _disk_full(error: OSError) -> str:
+    return f"disk full: the output could not be kept ({error.strerror})"
 
 
 def _in_memory(assignment: Assignment) -> int:

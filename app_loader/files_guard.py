@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from app_loader import disk_usage
 from app_loader.execution import Execution
-from app_loader.files import MAX_ENTRIES
+from app_loader.file_room import MAX_ENTRIES
+from app_loader.files import Files
 from keep_protocol.states import ExitReason
 
 _INTERVAL = 0.5
@@ -20,10 +20,11 @@ _MANY = 1000
 class FilesGuard:
     """The kernel bounds one file (RLIMIT_FSIZE), not many; so they are counted, and who exceeds is killed."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self._folder = folder
-        self._limit = limit
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._limit = files.limit
         self._used = 0
+        self._in_memory = 0
         self._entries: int | None = None
         self._watched: dict[str, Execution] = {}
         self._task: asyncio.Task[None] | None = None
@@ -31,7 +32,8 @@ class FilesGuard:
     @property
     def remaining(self) -> int:
         """Bytes that are left, as far as is known."""
-        return max(self._limit - self._used, 0)
+        room = self._files.room - self._in_memory if self._files.views else self._limit
+        return max(min(self._limit - self._used, room), 0)
 
     async def refresh(self) -> None:
         """Measure before a run, unless there are so many files that it would wait for that: then beside it."""
@@ -67,12 +69,16 @@ class FilesGuard:
 
     async def _measure(self) -> str | None:
         """What is exceeded, in words, or None."""
-        usage = await disk_usage.measure(self._folder)
+        usage = await self._files.usage()
         pids = (execution.pid for execution in self._watched.values())
         self._entries = usage.entries
-        self._used = usage.size + sum(disk_usage.used_by_unlinked(pid) for pid in pids if pid is not None)
+        unlinked = sum(disk_usage.used_by_unlinked(pid) for pid in pids if pid is not None)
+        self._in_memory = usage.memory + unlinked if self._files.views else 0
+        self._used = usage.size + unlinked
         if self._used > self._limit:
             return f"the files of the keep exceeded {self._limit} bytes, the limit `files` of its spec"
+        if self._in_memory > self._files.room:
+            return f"the files of the run exceeded {self._files.room} bytes, which the keep's `limits.memory` leaves"
         if usage.entries > MAX_ENTRIES:
             return f"the keep has more than {MAX_ENTRIES} files and folders, the most that it may have"
         return None

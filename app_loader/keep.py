@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app_loader.clock import now
 from app_loader.events import Events
 from app_loader.files import Files
+from app_loader.sealer_source import SealerSource
 from app_loader.secret_store import SecretStore
 from keep_protocol.handover import Configuration
 from keep_protocol.spec import KeepSpec, spec_digest
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from app_loader.evidence import EvidenceMaker
     from app_loader.network import Network
     from app_loader.runs import Runs
-    from app_loader.sealing.sealer import Sealer
     from app_loader.workload import Workload
 
 
@@ -43,6 +42,7 @@ class Keep:
         secrets: SecretStore | None = None,
         state: Path | None = None,
         broker: Path | None = None,
+        sealer: SealerSource | None = None,
     ) -> None:
         self.id = configuration.id
         self.spec = spec
@@ -59,11 +59,8 @@ class Keep:
         self.spki = spki
         self.secrets = secrets or SecretStore()
         self.events = Events()
-        self.attesting = asyncio.Lock()
-        """Hardware answers one at a time, and slowly."""
-        self._state = state
-        self._sealing_keys = configuration.sealing_keys
-        self._sealer: Sealer | None = None
+        self.sealer = sealer or SealerSource(configuration, spec, state, evidence)
+        self.attesting = self.sealer.hardware
         self._broker = broker
         self._network: Network | None = None
 
@@ -74,18 +71,3 @@ class Keep:
 
             self._network = Network(self.spec.network, self.spec_digest, self._broker, self.events)
         return self._network
-
-    def sealer(self) -> Sealer:
-        """What the keep seals with, found when it is first wanted. Blocks while hardware works.
-
-        Raises `SealingError`.
-        """
-        if self._sealer is None:
-            from app_loader.sealing.errors import SealingUnavailableError
-            from app_loader.sealing.selection import find_sealer
-
-            if self._state is None:
-                raise SealingUnavailableError("this keep has no folder for its state")
-            attester = None if self.evidence is None else self.evidence.attester
-            self._sealer = find_sealer(self.spec, self.id, self._state, self._sealing_keys, attester)
-        return self._sealer

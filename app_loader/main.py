@@ -12,6 +12,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from app_loader.area_states import prepare_areas
+from app_loader.at_rest.sealed_storage import SealedStorage
 from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
@@ -24,12 +26,16 @@ from app_loader.renewal import renew_when_due
 from app_loader.revocation import CRL_FILE, Revocations
 from app_loader.runner import Runner
 from app_loader.runs import Runs
+from app_loader.sealer_source import SealerSource
 from app_loader.secret_store import SecretStore
 from app_loader.server import Server
+from app_loader.storage import PLAIN
 from app_loader.tls import Trust
 from app_loader.workload import Workload
+from keep_protocol.errors import RefusalError
 from keep_protocol.handover import Configuration
 from keep_protocol.spec import KeepSpec, decode_spec, spec_digest
+from keep_protocol.states import AtRest
 
 if TYPE_CHECKING:
     from app_loader.evidence import EvidenceMaker
@@ -62,8 +68,6 @@ def run(
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     spec = decode_spec(configuration.spec.encode())
-    files = Files(state / "files", spec.limits.files)
-    files.prepare()
     own = (configuration.client_ca, configuration.server_ca) if spec.backend.is_tee else ()
     distrusted = [binascii.a2b_base64(ca) for ca in own]
     principals = Principals(spec.principals, Revocations(host / CRL_FILE), distrusted=distrusted)
@@ -72,6 +76,8 @@ def run(
         # with a key that is thrown away.
         event_loop.get_loop()
         Trust(Identity(configuration.id, configuration.domain, configuration.names), principals)
+        # Before the runner makes areas that are missing: one may only wait to be put into its place.
+        prepare_areas(state / "files")
         # Before there is the key: what forks now, and all runs after it, never have it in memory.
         runner = Runner.fork(state)
         evidence = _evidence(configuration, spec, devices)
@@ -81,9 +87,7 @@ def run(
             configuration.names,
             evidence=None if evidence is None else evidence.collection,
         )
-        service = _Service(
-            configuration, spec, state, invocation, files, runner, identity, principals, evidence, broker
-        )
+        service = _Service(configuration, spec, state, invocation, runner, identity, principals, evidence, broker)
         return event_loop.run(service.run(listener, publish, heartbeat, heartbeat_interval))
 
 
@@ -111,7 +115,6 @@ class _Service:
         spec: KeepSpec,
         state: Path,
         invocation: str,
-        files: Files,
         runner: Runner,
         identity: Identity,
         principals: Principals,
@@ -120,9 +123,12 @@ class _Service:
     ) -> None:
         self._runner = runner
         self._identity = identity
-        self._workload = Workload(state, runner, spec.limits)
+        sealer = SealerSource(configuration, spec, state, evidence)
+        storage = PLAIN if spec.at_rest is AtRest.PLAIN else SealedStorage(state, sealer.find, sealer.hardware)
+        files = Files(state / "files", spec.limits.files, storage, memory=spec.limits.memory)
+        self._workload = Workload(state, runner, spec.limits, files=files, storage=storage)
         self._secrets = SecretStore()
-        self._workload_configuration = ConfigurationStore(state, spec)
+        self._workload_configuration = ConfigurationStore(state, spec, storage)
         self._runs = Runs(
             state,
             runner,
@@ -130,6 +136,8 @@ class _Service:
             spec,
             secrets=self._secrets,
             configuration=self._workload_configuration,
+            files=files,
+            sealer=sealer.get,
         )
         self._calls = Calls(runner, self._workload, spec.limits)
         keep = self._keep = Keep(
@@ -146,6 +154,7 @@ class _Service:
             secrets=self._secrets,
             state=state,
             broker=broker,
+            sealer=sealer,
         )
         self._server = Server(Dispatcher(keep), Trust(identity, principals), principals)
 
@@ -201,7 +210,7 @@ class _Service:
             await self._runs.resume()
         except RunnerDiedError:
             return  # which ends the keep anyway
-        except AppLoaderError as error:
+        except (AppLoaderError, RefusalError) as error:
             _logger.error("runs will fail: %s", error)
 
 

@@ -140,6 +140,8 @@ OWNER: Final = frozenset({KeepRole.OWNER})
 CALLERS: Final = frozenset({KeepRole.OWNER, KeepRole.CALLER})
 DATA_PROVIDERS: Final = frozenset({KeepRole.OWNER, KeepRole.DATA_PROVIDER})
 RESULT_CONSUMERS: Final = frozenset({KeepRole.OWNER, KeepRole.RESULT_CONSUMER})
+ENVELOPE_CARRIERS: Final = DATA_PROVIDERS | RESULT_CONSUMERS
+"""Envelopes tell nothing to whoever carries them from keep to keep."""
 OUTPUT_READERS: Final = CALLERS | RESULT_CONSUMERS
 RUN_READERS: Final = OUTPUT_READERS | {KeepRole.AUDITOR}
 
@@ -375,4 +377,5 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_files(FileArea.INPUT, put=DATA_PROVIDERS, get=DATA_PROVIDERS, delete=DATA_PROVIDERS),
     *_files(FileArea.OUTPUT, put=OWNER, get=RESULT_CONSUMERS, delete=OWNER),
     *_files(FileArea.DATA, put=OWNER, get=OWNER, delete=OWNER),
+    *_files(FileArea.SEALED, put=ENVELOPE_CARRIERS, get=ENVELOPE_CARRIERS, delete=OWNER),
 )

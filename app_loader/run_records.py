@@ -15,7 +15,10 @@ from pathlib import Path
 import msgspec
 
 from app_loader.run_plan import RunPlan
+from app_loader.storage import PLAIN, Storage
+from keep_protocol.errors import RefusalError
 from keep_protocol.keep_api import Run
+from keep_protocol.states import RunState
 from keep_protocol.strict_json import decode_strictly
 
 _log = logging.getLogger(__name__)
@@ -27,8 +30,9 @@ _RANDOM_BITS = 16
 class RunRecords:
     """The folder `runs` of a keep's state."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, storage: Storage = PLAIN) -> None:
         self._folder = folder
+        self._storage = storage
         self._last_id = 0
 
     def new_id(self) -> str:
@@ -59,8 +63,8 @@ class RunRecords:
     def plan(self, run_id: str) -> RunPlan | None:
         """What a run was started with, if that was kept."""
         try:
-            return decode_strictly((self.folder(run_id) / "plan.json").read_bytes(), RunPlan)
-        except (OSError, msgspec.MsgspecError):
+            return decode_strictly(self._read(self.folder(run_id) / "plan.json"), RunPlan)
+        except (OSError, msgspec.MsgspecError, RefusalError):
             return None
 
     def drop_outputs(self, run_id: str) -> None:
@@ -83,8 +87,8 @@ class RunRecords:
         runs = []
         for entry in sorted(self._folder.iterdir()):
             try:
-                run = decode_strictly((entry / "record.json").read_bytes(), Run)
-            except (OSError, msgspec.MsgspecError) as error:
+                run = decode_strictly(self._read(entry / "record.json"), Run)
+            except (OSError, msgspec.MsgspecError, RefusalError) as error:
                 _log.warning("%s holds no record of a run and is ignored: %s", entry, error)
                 continue
             if run.id != entry.name or not _RUN_ID.fullmatch(run.id):
@@ -94,8 +98,16 @@ class RunRecords:
             self._last_id = max(self._last_id, int(run.id[1:], 16))
         return runs
 
+    def _read(self, path: Path) -> bytes:
+        return self._storage.decode(path.read_bytes(), path)
+
     def _write(self, run_id: str, name: str, content: bytes) -> None:
         folder = self.folder(run_id)
         temporary = folder / f"{name}.new"
-        temporary.write_bytes(content)
+        temporary.write_bytes(self._storage.encode(content, folder / name))
         os.replace(temporary, folder / name)
+
+
+def running(run: Run, since: str) -> Run:
+    """The record of a run whose process is started."""
+    return msgspec.structs.replace(run, state=RunState.RUNNING, started_at=since)

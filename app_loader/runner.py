@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from app_loader.dormant_runner import sleep_until_ordered
 from app_loader.errors import ModuleLoadError, RunnerDiedError
+from app_loader.plaintext_memory import make_plaintext_folder, remove_plaintext_folder
 from app_loader.runner_messages import (
     MAX_PACKET,
     Compile,
@@ -48,8 +49,10 @@ _CLOSE_SECONDS = 2.0
 class Runner:
     """Starts and kills runs and compilations. If it dies it cannot be replaced: by then the server has its key."""
 
-    def __init__(self, pid: int, channel: socket.socket) -> None:
+    def __init__(self, pid: int, channel: socket.socket, state: Path) -> None:
         self._pid = pid
+        self._state = state
+        self._ordered = False
         self._channel = channel
         self._pidfd = -1
         self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
@@ -78,7 +81,7 @@ class Runner:
             sleep_until_ordered(theirs, server, state)
         theirs.close()
         ours.setblocking(False)
-        return cls(pid, ours)
+        return cls(pid, ours, state)
 
     @property
     def pid(self) -> int:
@@ -106,15 +109,21 @@ class Runner:
         if error := await self._warming:
             raise ModuleLoadError(error)
 
-    async def load(self, module: str, path: Path, digest: str, *, component: bool = False) -> None:
+    async def load(self, module: str, source: Path | int, digest: str, *, component: bool = False) -> None:
         """Let the runner map a compiled module or component whose SHA-256 in hex is `digest`, as `module`.
 
-        Raises `ModuleLoadError` and `RunnerDiedError`.
+        `source` is a file that the runner may read, or the descriptor of one, which is closed here. Raises
+        `ModuleLoadError` and `RunnerDiedError`.
         """
-        self._check_alive()
+        path, descriptors = ("", (source,)) if isinstance(source, int) else (str(source), ())
+        try:
+            self._check_alive()
+        except RunnerDiedError:
+            close_all(descriptors)
+            raise
         loaded = self._loading[module] = asyncio.get_running_loop().create_future()
         try:
-            self._send(Load(module, str(path), digest, component))
+            self._send(Load(module, path, digest, component), descriptors)
             if error := await loaded:
                 raise ModuleLoadError(error)
         finally:
@@ -162,15 +171,27 @@ class Runner:
             # Its children have asked the kernel to die with it.
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             await self.died.wait()
+        if self._ordered:
+            await asyncio.to_thread(remove_plaintext_folder, self._state)
 
     def _check_alive(self) -> None:
         if self.died.is_set():
             raise RunnerDiedError("the runner process is gone")
 
     def _send(self, order: Order, descriptors: tuple[int, ...] = ()) -> None:
+        if not self._ordered:
+            self._prepare_memory()
         self._unsent.append((order_encoder.encode(order), descriptors))
         if len(self._unsent) == 1:
             self._flush()
+
+    def _prepare_memory(self) -> None:
+        """With its first order it confines itself, to what exists then. A keep without one needs no such folder."""
+        self._ordered = True
+        try:
+            make_plaintext_folder(self._state)
+        except OSError as error:
+            _log.error("runs will have no files in memory: %s", error)
 
     def _flush(self) -> None:
         loop = asyncio.get_running_loop()

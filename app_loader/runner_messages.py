@@ -23,7 +23,10 @@ class Warm(msgspec.Struct, frozen=True, tag="warm"):
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Map the compiled module at `path`, if its SHA-256 in hex is `digest`, and keep it as `module`."""
+    """Map the compiled module at `path`, if its SHA-256 in hex is `digest`, and keep it as `module`.
+
+    Without a path, a descriptor of the file comes with the message.
+    """
 
     module: str
     path: str

@@ -129,7 +129,7 @@ class _RunnerProcess:
             case Compile():
                 self._fork(order.process, lambda: compiler.compile_module(order, descriptors))
             case Load():
-                self.send(Loaded(order.module, self._load(order)))
+                self.send(Loaded(order.module, self._load(order, descriptors)))
                 self._discard_spare()
             case Unload():
                 if program := self._programs.pop(order.module, None):
@@ -153,8 +153,8 @@ class _RunnerProcess:
             gc.freeze()
         return self._engine, self._linker
 
-    def _load(self, order: Load) -> str | None:
-        path = Path(order.path)
+    def _load(self, order: Load, descriptors: list[int]) -> str | None:
+        path = Path(order.path or f"/proc/self/fd/{descriptors[0]}")
         try:
             engine, linker = self._linking()
             if (found := _sha256(path)) != order.digest:

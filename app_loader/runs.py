@@ -6,21 +6,22 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from app_loader import spool
 from app_loader.clock import now
 from app_loader.configuration_store import ConfigurationStore
 from app_loader.execution import Execution
+from app_loader.files import Files
 from app_loader.files_guard import FilesGuard
-from app_loader.mounts import open_mounts
 from app_loader.oom import OomKills
+from app_loader.run_admission import check_queue, check_runnable
+from app_loader.run_folders import RunFolders
 from app_loader.run_plan import RunPlan, plan_run
-from app_loader.run_records import RunRecords
+from app_loader.run_records import RunRecords, running
 from app_loader.runner import Runner, close_all
 from app_loader.runner_messages import Assignment, GuestMount
 from app_loader.secret_delivery import SecretDelivery
@@ -30,17 +31,18 @@ from app_loader.workload import LoadedModule, Workload
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import Run, RunExit, RunRequest
 from keep_protocol.spec import KeepSpec
-from keep_protocol.states import ExitReason, RunState, WorkloadKind
+from keep_protocol.states import ExitReason, RunState
+
+if TYPE_CHECKING:
+    # Imported with the first run that needs them.
+    from app_loader.at_rest.views import Views
+    from app_loader.sealing.sealer import Sealer
 
 _log = logging.getLogger(__name__)
 
-MAX_QUEUED = 64
 MAX_REMEMBERED = 256
 """Runs that are over; the oldest ones beyond are forgotten."""
-
 _CLOSE_SECONDS = 3.0
-_STOPPED_WITH_KEEP = "the keep was stopped"
-
 Stream = Literal["stdout", "stderr"]
 
 
@@ -66,16 +68,22 @@ class Runs:
         oom_kills: OomKills | None = None,
         secrets: SecretStore | None = None,
         configuration: ConfigurationStore | None = None,
+        *,
+        files: Files | None = None,
+        sealer: Callable[[], Awaitable[Sealer]] | None = None,
     ) -> None:
-        self._files = state / "files"
-        self._records = RunRecords(state / "runs")
+        files = files or Files(state / "files", spec.limits.files, memory=spec.limits.memory)
+        self._storage = files.storage
+        self._folders = RunFolders(files, state, sealer)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._records = RunRecords(state / "runs", self._storage)
         self._runner = runner
         self._workload = workload
         self._limits = spec.limits
         self._configuration = configuration or ConfigurationStore(state, spec)
         self._restart_runs = spec.restart_runs
         self._oom_kills = oom_kills or OomKills()
-        self._guard = FilesGuard(self._files, spec.limits.files)
+        self._guard = FilesGuard(files)
         self._secrets = SecretDelivery(secrets or SecretStore(), state)
         self._ended: dict[str, Run] = {}
         """In the order in which they ended."""
@@ -135,25 +143,26 @@ class Runs:
         if self._closing:
             raise RefusalError(ErrorCode.RUN_STATE_CONFLICT, "the keep is stopping")
         plan = plan_run(request, self._configuration.current, self._limits)
-        if len(self._queue) >= MAX_QUEUED:
-            raise RefusalError(
-                ErrorCode.TOO_MANY_REQUESTS,
-                f"{self.active} runs are going and {MAX_QUEUED} are queued",
-                remedy="wait until some have ended",
-            )
+        check_queue(self.active, self.queued)
         await self._guard.refresh()
+        await self._storage.unlock()
         module = await self._workload.acquire()
-        with contextlib.ExitStack() as undo:
+        async with contextlib.AsyncExitStack() as undo:
             undo.callback(self._workload.release, module)
-            _check_runnable(module.kind)
+            check_runnable(module.kind)
             self._secrets.check(plan)
+            run_id = self._records.new_id()
+            if views := self._folders.views(plan.mounts):
+                await views.open(run_id, plan.mounts)
+                undo.push_async_callback(views.close, run_id, keep=False)
             # Opened even if the run has to wait: so it is refused now for what it cannot have.
-            folders = open_mounts(self._files, plan.mounts)
+            folders = self._folders.open(plan.mounts)
             undo.callback(close_all, folders)
-            going = self._prepare(Run(self._records.new_id(), RunState.QUEUED, now(), module.digest), plan, module)
+            check_queue(self.active, self.queued)
+            going = self._prepare(Run(run_id, RunState.QUEUED, now(), module.digest), plan, module)
             undo.callback(going.execution.stdin.close)
             if at_once := not self._queue and self.active < self._limits.runs:
-                going.run = _running(going.run)
+                going.run = running(going.run, now())
             try:
                 self._records.create(going.run, plan if self._restart_runs else None)
             except OSError as error:
@@ -166,6 +175,9 @@ class Runs:
         else:
             close_all(folders)
             self._queue.append(going)
+            if views:
+                # Plaintext of runs that wait would fill the memory of those that go.
+                await views.close(run_id, keep=False)
         return self.get(going.run.id)
 
     def get(self, run_id: str) -> Run:
@@ -203,7 +215,7 @@ class Runs:
             )
         if follow and (going := self._going.get(run_id)):
             return going.execution.outputs[stream].follow(offset)
-        return spool.read(self._records.folder(run_id) / stream, offset, size)
+        return self._storage.read_spool(self._records.folder(run_id) / stream, offset, size)
 
     async def feed(self, run_id: str, chunks: AsyncIterator[bytes]) -> None:
         """Give a run its standard input; the end of the chunks is its end. Returns early if the run ends before.
@@ -235,7 +247,7 @@ class Runs:
         self._closing = True
         going = tuple(self._going.values())
         for one in going:
-            self._stop(one, _STOPPED_WITH_KEEP)
+            self._stop(one, "the keep was stopped")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 for one in going:
@@ -246,29 +258,43 @@ class Runs:
         def finished(ending: RunExit) -> None:
             self._finish(going, ending)
 
-        execution = Execution(
-            run.id,
-            self._records.folder(run.id),
-            self._runner,
-            self._oom_kills,
-            StandardInput(plan.stdin),
-            finished,
-        )
+        folder, stdin = self._records.folder(run.id), StandardInput(plan.stdin)
+        execution = Execution(run.id, folder, self._runner, self._oom_kills, stdin, finished, self._storage)
         going = _Going(run, plan, module, execution)
         return going
 
     def _begin_next(self) -> None:
         while self._queue and self.active < self._limits.runs and not self._closing:
             going = self._queue.popleft()
-            try:
-                folders = open_mounts(self._files, going.plan.mounts)
-            except RefusalError as error:
-                self._workload.release(going.module)
-                going.execution.abandon(ExitReason.LOST, f"a folder that it was to see is gone: {error.detail}")
-                continue
-            going.run = _running(going.run)
-            self._record(going.run)
-            self._begin(going, folders)
+            if views := self._folders.views(going.plan.mounts):
+                going.run = running(going.run, now())
+                self._spawn(self._begin_with(views, going))
+            else:
+                self._begin_waiting(going)
+
+    async def _begin_with(self, views: Views, going: _Going) -> None:
+        try:
+            await views.open(going.run.id, going.plan.mounts)
+        except RefusalError as error:
+            self._workload.release(going.module)
+            going.execution.abandon(ExitReason.LOST, f"a folder that it was to see cannot be had: {error.detail}")
+            return
+        if (stopped := going.execution.verdict) is not None:
+            self._workload.release(going.module)
+            going.execution.abandon(stopped.reason, stopped.message or "")
+            return
+        self._begin_waiting(going)
+
+    def _begin_waiting(self, going: _Going) -> None:
+        try:
+            folders = self._folders.open(going.plan.mounts)
+        except RefusalError as error:
+            self._workload.release(going.module)
+            going.execution.abandon(ExitReason.LOST, f"a folder that it was to see is gone: {error.detail}")
+            return
+        going.run = running(going.run, now())
+        self._record(going.run)
+        self._begin(going, folders)
 
     def _begin(self, going: _Going, folders: tuple[int, ...]) -> None:
         plan = going.plan
@@ -305,7 +331,27 @@ class Runs:
         else:
             going.execution.kill(ExitReason.STOPPED, message)
 
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _finish(self, going: _Going, ending: RunExit) -> None:
+        self._guard.unwatch(going.execution)
+        self._secrets.withdraw(going.run.id)
+        if views := self._folders.views(going.plan.mounts):
+            self._spawn(self._finish_with(views, going, ending))
+        else:
+            self._conclude(going, ending)
+
+    async def _finish_with(self, views: Views, going: _Going, ending: RunExit) -> None:
+        """Over is a run when what it wrote is sealed: until then its end can be undone by the end of the keep."""
+        # Of a runner that dies no run is known to have ended.
+        if problem := await views.close(going.run.id, keep=not self._runner.died.is_set()):
+            ending = RunExit(ExitReason.OUTPUT_LIMIT, message=problem)
+        self._conclude(going, ending)
+
+    def _conclude(self, going: _Going, ending: RunExit) -> None:
         outputs = going.execution.outputs
         going.run = msgspec.structs.replace(
             going.run,
@@ -316,8 +362,6 @@ class Runs:
             stderr=outputs["stderr"].size,
         )
         del self._going[going.run.id]
-        self._guard.unwatch(going.execution)
-        self._secrets.withdraw(going.run.id)
         self._ended[going.run.id] = going.run
         # When the runner dies, so does the keep: its next life reads that the run was going and acts on it.
         if not self._runner.died.is_set():
@@ -333,8 +377,8 @@ class Runs:
             state=RunState.EXITED,
             exit=RunExit(ExitReason.LOST, message=message),
             ended_at=now(),
-            stdout=_size(folder / "stdout"),
-            stderr=_size(folder / "stderr"),
+            stdout=self._storage.spooled(folder / "stdout"),
+            stderr=self._storage.spooled(folder / "stderr"),
         )
         self._ended[run.id] = lost
         self._record(lost)
@@ -350,23 +394,3 @@ class Runs:
             run_id = next(iter(self._ended))
             del self._ended[run_id]
             self._records.remove(run_id)
-
-
-def _check_runnable(kind: WorkloadKind) -> None:
-    if not kind.is_command:
-        raise RefusalError(
-            ErrorCode.WORKLOAD_NOT_RUNNABLE,
-            f"the workload is a {kind} and no command: it has nothing that could be run",
-            remedy="call its functions with POST /v1/call/{function}",
-        )
-
-
-def _running(run: Run) -> Run:
-    return msgspec.structs.replace(run, state=RunState.RUNNING, started_at=now())
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

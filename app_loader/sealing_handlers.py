@@ -14,6 +14,7 @@ from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.sealing_api import MAX_SEALED_DATA, Sealed, SealRequest, Unsealed, UnsealRequest
 
 if TYPE_CHECKING:
+    from app_loader.sealing.errors import SealingError
     from app_loader.sealing.sealer import Sealer
 
 T = TypeVar("T")
@@ -66,22 +67,15 @@ async def unseal(keep: Keep, request: Request) -> Response:
 async def _with_sealer(keep: Keep, act: Callable[[Sealer], T]) -> T:
     # Keys and counters may be hardware's, which answers one at a time, and slowly.
     async with keep.attesting:
-        return await asyncio.to_thread(lambda: act(keep.sealer()))
+        return await asyncio.to_thread(lambda: act(keep.sealer.find()))
 
 
-def _refusal(error: Exception) -> RefusalError:
-    from app_loader.sealing import errors
+def _refusal(error: SealingError) -> RefusalError:
+    from app_loader.sealing.refusals import refusal_of
 
-    codes = (
-        (errors.RollbackError, ErrorCode.ROLLBACK_REFUSED),
-        (errors.UnknownKeyError, ErrorCode.SEALING_KEY_UNKNOWN),
-        (errors.MalformedEnvelopeError, ErrorCode.SEALED_INVALID),
-        (errors.UnsealError, ErrorCode.SEALED_INVALID),
-        (errors.PurposeError, ErrorCode.SEALED_INVALID),
-        (errors.SelectorError, ErrorCode.FIELD_INVALID),
-    )
-    code = next((code for kind, code in codes if isinstance(error, kind)), ErrorCode.SEALING_UNAVAILABLE)
-    return RefusalError(code, str(error), field="$.bind" if code is ErrorCode.FIELD_INVALID else None)
+    refusal = refusal_of(error)
+    refusal.field = "$.bind" if refusal.code is ErrorCode.FIELD_INVALID else None
+    return refusal
 
 
 def _encoded(data: bytes) -> str:

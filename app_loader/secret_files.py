@@ -62,7 +62,7 @@ class SecretFiles:
             undo.callback(self.remove, run)
             descriptors = []
             try:
-                _own(root)
+                own_folder(root)
                 (root / run).mkdir(mode=0o700)
                 for index, files in enumerate(folders.values()):
                     descriptors.append(_make(root / run / str(index), files))
@@ -82,8 +82,11 @@ class SecretFiles:
                 root.rmdir()
 
 
-def _own(root: Path) -> None:
-    """Make the keep's folder. The parent may be everybody's, and then somebody may have been faster."""
+def own_folder(root: Path) -> None:
+    """Make the keep's folder in memory. The parent may be everybody's, and then somebody may have been faster.
+
+    Raises `OSError`.
+    """
     root.mkdir(mode=0o700, exist_ok=True)
     status = root.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) != 0o700:

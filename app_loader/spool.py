@@ -18,6 +18,8 @@ class Spool:
         self._descriptor = -1
         self._waiting: set[asyncio.Future[None]] = set()
         self.size = 0
+        self.error: OSError | None = None
+        """Why something that was taken is not stored."""
         self.finished = False
 
     def append(self, content: bytes) -> None:

@@ -7,17 +7,20 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 
 from app_loader.clock import now
-from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits, compile_file
+from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits
 from app_loader.configuration_store import CONFIGURATION_FILE
 from app_loader.durable_files import replace_synced, sync_folder
 from app_loader.errors import ModuleLoadError
+from app_loader.files import Files
 from app_loader.runner import Runner
+from app_loader.storage import PLAIN, Storage
+from app_loader.workload_modules import PlainModules, SealedModules, storing
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import WorkloadDescription, WorkloadInfo
 from keep_protocol.removal import remove_tree
@@ -55,14 +58,30 @@ class Workload:
     """Uploads go to new files and become the workload by one rename, so SIGKILL leaves the old or the new one."""
 
     def __init__(
-        self, state: Path, runner: Runner, limits: Limits, compile_limits: CompileLimits = DEFAULT_COMPILE_LIMITS
+        self,
+        state: Path,
+        runner: Runner,
+        limits: Limits,
+        compile_limits: CompileLimits = DEFAULT_COMPILE_LIMITS,
+        *,
+        files: Files | None = None,
+        storage: Storage = PLAIN,
     ) -> None:
+        """`files` are those whose output goes with the workload that made it."""
         self._folder = state / "workload"
-        self._output = state / "files" / FileArea.OUTPUT
+        self._files = files or Files(state / "files", limits.files, storage)
         self._runner = runner
+        self._storage = storage
+        self._modules = (
+            SealedModules(self._folder, runner, storage, limits.memory)
+            if storage.sealed
+            else PlainModules(self._folder, runner)
+        )
         self._limits = limits
         self._compile_limits = compile_limits
         self._stored: StoredWorkload | None = None
+        self._closed: RefusalError | None = None
+        """Why the workload that is stored cannot be opened."""
         self._incoming: str | None = None
         """Digest of what is being compiled."""
         self._busy = False
@@ -79,7 +98,12 @@ class Workload:
         """
         with contextlib.suppress(FileNotFoundError):
             try:
-                self._stored = decode_strictly((self._folder / _RECORD).read_bytes(), StoredWorkload)
+                raw = (self._folder / _RECORD).read_bytes()
+                self._stored = decode_strictly(self._storage.decode(raw, self._folder / _RECORD), StoredWorkload)
+            except RefusalError as refusal:
+                _log.error("the workload cannot be opened: %s", refusal.detail)
+                self._closed = refusal
+                return
             except msgspec.MsgspecError as error:
                 _log.error("%s is damaged, so there is no workload: %s", self._folder / _RECORD, error)
         self._remove_others()
@@ -90,7 +114,8 @@ class Workload:
         if self._incoming is not None:
             return WorkloadInfo(WorkloadState.COMPILING, digest=self._incoming)
         if (stored := self._stored) is None:
-            return WorkloadInfo(WorkloadState.EMPTY)
+            problems = () if self._closed is None else (f"a workload is stored and cannot be opened: {self._closed}",)
+            return WorkloadInfo(WorkloadState.EMPTY, problems=problems)
         described = stored.description
         return WorkloadInfo(
             WorkloadState.LOADED,
@@ -137,12 +162,11 @@ class Workload:
         self._busy = True
         name = os.urandom(8).hex()
         try:
+            await self._storage.unlock()
             digest, received = await self._receive(chunks, self._path(name, "wasm"), expected_digest, size)
             self._incoming = digest
-            with _storing():
-                compiled = await compile_file(
-                    self._runner, self._path(name, "wasm"), self._path(name, "cwasm"), self._compile_limits
-                )
+            with storing():
+                compiled = await self._modules.compile(name, self._compile_limits)
             if compiled.source != digest:
                 raise RefusalError(
                     ErrorCode.INTERNAL, "the stored module is not what was received: the disk is at fault"
@@ -159,6 +183,7 @@ class Workload:
         if self._busy:
             raise RefusalError(ErrorCode.WORKLOAD_BUSY, "another workload is being loaded")
         stored, self._stored = self._stored, None
+        self._closed = None
         (self._folder / _RECORD).unlink(missing_ok=True)
         await asyncio.to_thread(sync_folder, self._folder)
         self._remove_others()
@@ -167,6 +192,8 @@ class Workload:
 
     async def acquire(self) -> LoadedModule:
         """The workload for one run, mapped in the runner until `release`. Raises `RefusalError`."""
+        if self._closed is not None:
+            raise RefusalError(self._closed.code, self._closed.detail, remedy="restore the key, or upload it again")
         if self._stored is None:
             raise RefusalError(
                 ErrorCode.WORKLOAD_EMPTY, "this keep has no workload", remedy="upload one with PUT /v1/workload"
@@ -192,9 +219,10 @@ class Workload:
         digest = hashlib.sha256()
         received = 0
         head = b""
-        with _storing():
+        with storing():
             file = path.open("xb", buffering=0)
         with file:
+            writer = self._storage.writer(file.fileno(), path)
             # The sender's errors are OSErrors too, so only what is ours is taken for the disk's.
             async for chunk in chunks:
                 received += len(chunk)
@@ -205,8 +233,10 @@ class Workload:
                     if len(head) == header.HEADER_SIZE:
                         _check_header(head)
                 digest.update(chunk)
-                with _storing():
-                    _write(file.fileno(), chunk)
+                with storing():
+                    writer.write(chunk)
+            with storing():
+                writer.finish()
         if size is not None and received != size:
             raise RefusalError(ErrorCode.BODY_INCOMPLETE, f"expected {size} bytes, received {received}")
         _check_header(head)
@@ -224,13 +254,18 @@ class Workload:
             await self._load(stored)
         except ModuleLoadError as error:
             raise RefusalError(ErrorCode.COMPILE_FAILED, f"the compiled module cannot be mapped: {error}") from None
-        with _storing():
-            await asyncio.to_thread(replace_synced, self._folder / _RECORD, msgspec.json.encode(stored))
+        with storing():
+            await self._record(stored)
         old, self._stored = self._stored, stored
+        self._closed = None
         self._mapped = True
         if old is not None:
             self._unload_if_unused(old.name)
-        await asyncio.to_thread(_empty, self._output)
+        await self._files.delete(FileArea.OUTPUT, "")
+
+    async def _record(self, stored: StoredWorkload) -> None:
+        path = self._folder / _RECORD
+        await asyncio.to_thread(replace_synced, path, self._storage.encode(msgspec.json.encode(stored), path))
 
     async def _ensure_mapped(self) -> None:
         """Map the workload of an earlier life, once, whoever asks first."""
@@ -261,22 +296,21 @@ class Workload:
         target = self._path(stored.name, "cwasm")
         target.unlink(missing_ok=True)
         try:
-            compiled = await compile_file(self._runner, self._path(stored.name, "wasm"), target, self._compile_limits)
+            compiled = await self._modules.compile(stored.name, self._compile_limits)
             if compiled.source != stored.digest:
                 raise ModuleLoadError(f"the stored module has the digest {compiled.source}, not {stored.digest}")
             usable = msgspec.structs.replace(stored, compiled_digest=compiled.digest, description=compiled.description)
             await self._load(usable)
             if self._stored is stored:
-                await asyncio.to_thread(replace_synced, self._folder / _RECORD, msgspec.json.encode(usable))
+                await self._record(usable)
         except (RefusalError, ModuleLoadError, OSError) as error:
             _log.error("the stored workload is damaged, so there is none any more: %s", error)
             return None
         return usable
 
     async def _load(self, stored: StoredWorkload) -> None:
-        path = self._path(stored.name, "cwasm")
         component = stored.description.kind.is_component
-        await self._runner.load(stored.name, path, stored.compiled_digest, component=component)
+        await self._modules.load(stored.name, stored.compiled_digest, component=component)
 
     def _unload_if_unused(self, name: str) -> None:
         if name not in self._uses:
@@ -284,6 +318,8 @@ class Workload:
 
     def _remove_others(self) -> None:
         """All files but those of the workload; a mapped file lives on without its name."""
+        if self._closed is not None:
+            return  # whoever restores the key gets it back
         keep = {_RECORD, CONFIGURATION_FILE}
         if self._stored is not None:
             keep |= {f"{self._stored.name}.wasm", f"{self._stored.name}.cwasm"}
@@ -303,25 +339,6 @@ class Workload:
 def _check_header(head: bytes) -> None:
     if reason := header.refusal(head):
         raise RefusalError(ErrorCode.WORKLOAD_INVALID, reason)
-
-
-@contextlib.contextmanager
-def _storing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RefusalError(ErrorCode.DISK_FULL, f"the workload could not be stored: {error.strerror}") from None
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        _remove(entry)
 
 
 def _remove(entry: Path) -> None:

@@ -23,7 +23,7 @@ from keep_protocol.spec import (
     canonical,
     decode_spec,
 )
-from keep_protocol.states import Backend, CrlPolicy, KeepRole
+from keep_protocol.states import AtRest, Backend, CrlPolicy, KeepRole
 
 
 def new_spec(
@@ -31,6 +31,7 @@ def new_spec(
     principals: Iterable[Principal],
     limits: Limits = DEFAULT_LIMITS,
     backend: Backend = Backend.PROCESS,
+    at_rest: AtRest = AtRest.SEALED,
     evidence: EvidenceKind | None = None,
     network: NetworkPolicy = NO_NETWORK,
     restart_runs: bool = False,
@@ -41,6 +42,7 @@ def new_spec(
             version=1,
             nonce=secrets.token_hex(16),
             backend=backend,
+            at_rest=at_rest,
             evidence=evidence,
             network=network,
             principals=_merged(principals),

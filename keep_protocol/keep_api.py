@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from keep_protocol.sealing_api import Selector
 from keep_protocol.secret_api import USES_SCHEMA, SecretUse
 from keep_protocol.states import (
     Backend,
@@ -163,6 +164,8 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     area: FileArea
     path: Annotated[str, msgspec.Meta(max_length=4096, pattern="^[^\\x00]*$")] = ""
     writable: bool = False
+    bind: Annotated[tuple[Selector, ...], msgspec.Meta(max_length=4)] = ()
+    """Of area `sealed`: what files that the run writes are bound to; empty: what is usual for the keep's key."""
 
 
 DEFAULT_MOUNTS = (

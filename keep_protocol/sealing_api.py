@@ -9,6 +9,10 @@ import msgspec
 
 MAX_SEALED_DATA: Final = 512 * 1024
 """Bytes of data that are sealed at once; in base64 they fit into a JSON body."""
+MAX_SEALED_FILE: Final = 16 * 1024 * 1024
+"""Bytes of the content of a file in the area `sealed`; what is longer than `MAX_SEALED_DATA` only runs can open."""
+FILE_PURPOSE: Final = "file"
+"""What files in the area `sealed` are sealed for."""
 MAX_COUNTER: Final = 2**53 - 1
 
 PURPOSE_PATTERN: Final = "^[A-Za-z0-9](?:[A-Za-z0-9_./:-]{0,126}[A-Za-z0-9])?$"

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from keep_protocol.network_policy import NetworkPolicy
-from keep_protocol.states import Backend, CrlPolicy, EvidenceKind, KeepRole
+from keep_protocol.states import AtRest, Backend, CrlPolicy, EvidenceKind, KeepRole
 
 MiB = 1024 * 1024
 
@@ -112,6 +112,8 @@ class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nonce: Annotated[str, msgspec.Meta(max_length=32, pattern="^[0-9a-f]{32}$")]
     """16 random bytes, so that two keeps never share a digest."""
     backend: Backend
+    at_rest: AtRest
+    """How its workload, files and outputs lie in its state folder."""
     evidence: EvidenceKind | None
     """What the keep proves itself with, in its certificate and on every connection that asks."""
     network: NetworkPolicy

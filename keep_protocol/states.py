@@ -107,12 +107,25 @@ class ManagerRole(StrEnum):
     AUDITOR = "auditor"
 
 
+class AtRest(StrEnum):
+    """How a keep's workload, files and outputs lie in its state folder."""
+
+    SEALED = "sealed"
+    """Encrypted with the keep's sealing key; in plaintext only in memory, while they are used."""
+    PLAIN = "plain"
+    """As they are."""
+
+
 class FileArea(StrEnum):
-    """The three folders of a keep: `input` is read-only for guests, `data` outlives workloads."""
+    """The folders of a keep: `input` is read-only for guests, `data` outlives workloads.
+
+    Files in `sealed` are envelopes for clients, and plaintext for guests.
+    """
 
     INPUT = "input"
     OUTPUT = "output"
     DATA = "data"
+    SEALED = "sealed"
 
 
 class Backend(StrEnum):

@@ -25,6 +25,10 @@ class UnsealError(SealingError):
     """The key is there and does not fit: the envelope was changed, or is bound to something else."""
 
 
+class DamagedFileError(SealingError):
+    """A file at rest was changed, cut off, or put in the place of another."""
+
+
 class PurposeError(SealingError):
     """The envelope was sealed for another purpose."""
 

@@ -20,22 +20,45 @@ class Sealer:
         self._clock = clock
         self._counter = counter
 
+    @property
+    def keys(self) -> KeyRing:
+        """The root keys of the keep."""
+        return self._keys
+
+    def check(self, bind: tuple[Selector, ...]) -> None:
+        """Raise `SealingError` if nothing can be bound to `bind`."""
+        if bind:
+            self._keys.newest().derive(tuple(sorted(set(bind))))
+
     def seal(
-        self, data: bytes, *, purpose: str, bind: tuple[Selector, ...] = (), counter: int | None = None
+        self,
+        data: bytes,
+        *,
+        purpose: str,
+        bind: tuple[Selector, ...] = (),
+        counter: int | None = None,
+        counted: bool = True,
     ) -> tuple[bytes, SealedHeader]:
         """`data` in an envelope, and what is written on it; bound to `bind`, or to what is usual for the key.
 
-        Without a `counter` the machine's counts, where there is one. Blocks while hardware works.
+        Without a `counter` the machine's counts, where there is one, unless it is not to be `counted`. Blocks while
+        hardware works.
         """
         root = self._keys.newest()
         selectors = tuple(sorted(set(bind))) or root.usual
         derived = root.derive(selectors)
         source = None
-        if counter is None and self._counter is not None:
+        if counted and counter is None and self._counter is not None:
             # Last of all that can fail: from now on everything that was sealed before is out of date.
             source, counter = self._counter.source, self._counter.next(purpose)
         label = Label(root.kind, root.id, selectors, purpose, counter, self._clock(), source)
         return seal(derived, data, label), _header(label)
+
+    def unseal_of_any_age(self, sealed: bytes) -> bytes:
+        """The data of an envelope, whatever it was sealed for; no counter is asked."""
+        envelope = parse(sealed)
+        label = envelope.label
+        return unseal(self._keys.find(label.kind, label.key_id).derive(label.selectors), envelope)
 
     def unseal(
         self,

@@ -11,6 +11,11 @@ from keep_client import InvalidArgumentError
 from keep_protocol.keep_api import DEFAULT_MOUNTS, Mount
 from keep_protocol.states import FileArea
 
+SEALED_MOUNT = Mount(guest="/sealed", area=FileArea.SEALED, writable=True)
+"""For runs that name a path in it: its files are plaintext for guests, and envelopes for clients."""
+
+_AREAS = (*DEFAULT_MOUNTS, SEALED_MOUNT)
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -82,10 +87,16 @@ def folder_mounts(folders: Iterable[Folder]) -> tuple[Mount, ...]:
     )
 
 
-def run_mounts(folders: tuple[Mount, ...], named: Iterable[str]) -> tuple[Mount, ...]:
-    """The mounts of a run with `--dir` folders: these, and those areas that a guest's path in `named` needs."""
+def run_mounts(folders: tuple[Mount, ...], named: Iterable[str]) -> tuple[Mount, ...] | None:
+    """The mounts of a run: `--dir` folders or the usual areas, and those that a guest's path in `named` needs.
+
+    None for a run without anything unusual, which has the mounts that are configured.
+    """
     needed = {mount_of(guest, folders) for guest in named}
-    return (*folders, *(mount for mount in DEFAULT_MOUNTS if mount in needed))
+    if not folders and SEALED_MOUNT not in needed:
+        return None
+    usual = tuple(mount for mount in DEFAULT_MOUNTS if not folders or mount in needed)
+    return (*folders, *usual, *(mount for mount in (SEALED_MOUNT,) if mount in needed))
 
 
 def locate(guest: str, folders: tuple[Mount, ...] = ()) -> Location:
@@ -98,9 +109,9 @@ def locate(guest: str, folders: tuple[Mount, ...] = ()) -> Location:
 def mount_of(guest: str, folders: tuple[Mount, ...]) -> Mount:
     """The mount with the longest matching prefix, as in guests; a `--dir` wins over an area of the same name."""
     absolute, parts = _parts(guest)
-    matching = [mount for mount in (*DEFAULT_MOUNTS, *folders) if _covers(mount, absolute, parts)]
+    matching = [mount for mount in (*_AREAS, *folders) if _covers(mount, absolute, parts)]
     if not matching:
-        places = ", ".join(mount.guest for mount in (*folders, *DEFAULT_MOUNTS))
+        places = ", ".join(mount.guest for mount in (*folders, *_AREAS))
         raise InvalidArgumentError(f"{guest} is in no folder of the guest: expected a path in {places}")
     # max() takes the first of equals, so the later ones, the `--dir` folders, are looked at first.
     return max(reversed(matching), key=lambda mount: len(_parts(mount.guest)[1]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from keep_client import InvalidArgumentError, KeepClientError, new_spec
 from keep_protocol.manager_api import Keep, KeepDetail
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
+from keep_protocol.states import AtRest
 from testers.deployment import Deployment, printable
 from testers.keepctl.command import add_command
 from testers.keepctl.connecting import open_keep
@@ -17,6 +18,7 @@ from testers.keepctl.option_words import fields_as_options
 from testers.keepctl.quantities import size_text
 from testers.keepctl.specification import (
     SPEC_OPTIONS,
+    add_at_rest_option,
     add_evidence_options,
     add_limit_options,
     allowance,
@@ -56,6 +58,7 @@ def register(subparsers: Subparsers) -> None:
         help="let in WHO (a certificate file or a SPIFFE id) as owner, data-provider, result-consumer, caller, auditor",
     )
     add_evidence_options(create)
+    add_at_rest_option(create)
     add_limit_options(create)
     add_command(
         subparsers, "ls", "list your keeps", _list, examples=("keepctl ls", "keepctl ls --json | jq -r '.[].id'")
@@ -96,7 +99,7 @@ def _create(options: argparse.Namespace) -> int:
     policy = None if options.policy is None else policy_table(options.policy)
     principals, limits = principals_of(deployment, options.allow), limits_of(options)
     with fields_as_options(SPEC_OPTIONS):
-        spec = new_spec(principals=principals, limits=limits, evidence=evidence)
+        spec = new_spec(principals=principals, limits=limits, at_rest=AtRest(options.at_rest), evidence=evidence)
     with deployment.connect() as manager:
         with fields_as_options(SPEC_OPTIONS):
             keep = manager.create_keep(spec, name=options.name)

@@ -68,6 +68,9 @@ relative name; /input, /output and /data are then there only if --put or --get n
 such a folder stays in the keep: fetch it with --get GUEST/file:LOCAL. In a keep that existed before, the folders of an
 earlier run with --dir are replaced. Links in LOCAL are followed only where they stay inside of it.
 
+/sealed is there if --put or --get name a path in it: its files are plaintext for the guest, and for everybody else
+envelopes that only this keep's key opens.
+
 Exit status: the guest's own; 134 trap, 124 timeout, 137 memory, 143 stopped, 125 any error that is not the guest's
 (also: lost, too much output), 128+N when signal N ended keepctl. Codes above 255 keep their low 8 bits, but never
 become 0.
@@ -181,7 +184,7 @@ def _job(options: argparse.Namespace) -> Job:
             program=options.file.name,
             env=dict(options.env),
             stdin=None if options.stdin is None else "stream",
-            mounts=run_mounts(mounts, [transfer.guest for transfer in (*puts, *gets)]) if folders else None,
+            mounts=run_mounts(mounts, [transfer.guest for transfer in (*puts, *gets)]),
             memory=options.memory,
             timeout=options.timeout,
             secrets=tuple(options.secret) or None,

@@ -12,7 +12,7 @@ from keep_client import InvalidArgumentError, named_principal, principal_of
 from keep_client.identity import check_spiffe_id
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.spec import DEFAULT_LIMITS, Limits, Principal
-from keep_protocol.states import KeepRole
+from keep_protocol.states import AtRest, KeepRole
 from testers.deployment import Deployment, read_pem
 from testers.keepctl.command import add_policy_option
 from testers.keepctl.quantities import percentage, size, size_text, whole_duration
@@ -50,6 +50,16 @@ def limits_of(options: argparse.Namespace) -> Limits:
     given = {field: getattr(options, f"limit_{field}") for field in Limits.__struct_fields__}
     return msgspec.structs.replace(
         DEFAULT_LIMITS, **{field: value for field, value in given.items() if value is not None}
+    )
+
+
+def add_at_rest_option(parser: argparse.ArgumentParser) -> None:
+    """How a new keep's state lies on the host's disk."""
+    parser.add_argument(
+        "--at-rest",
+        choices=[*AtRest],
+        default=AtRest.SEALED,
+        help="how its workload, files and outputs lie on disk (default: %(default)s)",
     )
 
 

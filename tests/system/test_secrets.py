@@ -98,7 +98,7 @@ def seen_by_host(deployment: Deployment, keep: str, pid: int, needle: bytes) -> 
 def test_the_host_finds_a_secret_nowhere_while_a_run_has_it_and_afterwards(fresh_deployment: Deployment) -> None:
     deployment = fresh_deployment
     canary = f"canary-{secrets.token_hex(12)}"
-    keep = deployment.create("--name", "safe")
+    keep = deployment.create("--name", "safe", "--at-rest", "plain")
     pid = int(keep["pid"])
     deployment.keepctl("put", "safe", "-", "/input/open", input="control-5e1f")
     assert seen_by_host(deployment, "safe", pid, b"control-5e1f"), "the search finds nothing that is there"

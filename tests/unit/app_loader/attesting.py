@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple, cast
 
+from app_loader.area_states import prepare_areas
 from app_loader.attesters.interface import Attester
 from app_loader.attesters.selection import SimulatedAttester
 from app_loader.calls import Calls
@@ -143,7 +144,7 @@ class AttestedServing(Serving):
             summary = info
 
         files = Files(self.folder / "files", 2**20)
-        files.prepare()
+        prepare_areas(files.root)
         self.keep = Keep(
             Configuration(
                 id=self.keep_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import resource
@@ -16,18 +17,25 @@ import msgspec
 import pytest
 import wasmtime
 
+from app_loader.area_states import prepare_areas
+from app_loader.at_rest.sealed_storage import SealedStorage
 from app_loader.calls import Calls
 from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits
 from app_loader.configuration_store import ConfigurationStore
+from app_loader.files import Files
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
 from app_loader.runs import Runs
+from app_loader.sealer_source import SealerSource
+from app_loader.sealing.sealer import Sealer
+from app_loader.storage import PLAIN, Storage
 from app_loader.workload import Workload
 from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.handover import Configuration
 from keep_protocol.keep_api import CallRequest, Run, RunExit, RunRequest, WorkloadInfo
 from keep_protocol.network_policy import NO_NETWORK
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, Principal
-from keep_protocol.states import Backend, KeepRole, RunState
+from keep_protocol.states import AtRest, Backend, KeepRole, RunState
 
 T = TypeVar("T")
 
@@ -48,11 +56,15 @@ SPINS = """(module
     (loop $again (br $again))))"""
 
 
-def spec(*, restart_runs: bool = False, **limits: int) -> KeepSpec:
+HOST_KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+def spec(*, restart_runs: bool = False, at_rest: AtRest = AtRest.PLAIN, **limits: int) -> KeepSpec:
     return KeepSpec(
         version=1,
         nonce="0" * 32,
         backend=Backend.PROCESS,
+        at_rest=at_rest,
         evidence=None,
         network=NO_NETWORK,
         principals=(Principal(roles=(KeepRole.OWNER,), certificate="AAAA"),),
@@ -97,6 +109,12 @@ class Execution:
     runs: Runs
     calls: Calls
     configuration: ConfigurationStore
+    files: Files
+    source: SealerSource | None = None
+
+    async def sealer(self) -> Sealer:
+        assert self.source is not None
+        return await self.source.get()
 
     async def load(self, wasm: bytes) -> WorkloadInfo:
         return await self.workload.replace(stream(wasm), expected_digest=None, size=len(wasm))
@@ -144,21 +162,34 @@ def execute(
     of: KeepSpec | None = None,
     compile_limits: CompileLimits = DEFAULT_COMPILE_LIMITS,
     oom_kills: OomKills | None = None,
+    *,
+    host_keys: tuple[str, ...] = (HOST_KEY,),
 ) -> T:
     """Fork a runner on `state`, restore what is there, play the scenario, end everything."""
+    prepare_areas(state / "files")
     runner = Runner.fork(state)
     wanted = of or spec()
 
     async def play() -> T:
         await runner.attach()
-        workload = Workload(state, runner, wanted.limits, compile_limits)
+        configuration = Configuration("0123456789abcdef", "01234567", "", "example.org", (), sealing_keys=host_keys)
+        sealer = SealerSource(configuration, wanted, state, None)
+        sealed = wanted.at_rest is AtRest.SEALED
+        storage: Storage = SealedStorage(state, sealer.find, sealer.hardware) if sealed else PLAIN
+        files = Files(state / "files", wanted.limits.files, storage, memory=wanted.limits.memory)
+        workload = Workload(state, runner, wanted.limits, compile_limits, files=files, storage=storage)
         workload.restore()
-        configuration = ConfigurationStore(state, wanted)
-        configuration.restore()
-        runs = Runs(state, runner, workload, wanted, oom_kills, configuration=configuration)
+        workload_configuration = ConfigurationStore(state, wanted, storage)
+        workload_configuration.restore()
+        runs = Runs(
+            *(state, runner, workload, wanted, oom_kills),
+            configuration=workload_configuration,
+            files=files,
+            sealer=sealer.get,
+        )
         runs.restore()
         calls = Calls(runner, workload, wanted.limits, oom_kills)
-        execution = Execution(state, runner, workload, runs, calls, configuration)
+        execution = Execution(state, runner, workload, runs, calls, workload_configuration, files, sealer)
         try:
             async with asyncio.timeout(PATIENCE):
                 return await scenario(execution)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from app_loader.area_states import prepare_areas
 from app_loader.files import Files
 from app_loader.paths import MAX_COMPONENTS, open_beneath
 from keep_protocol.errors import ErrorCode, RefusalError
@@ -24,7 +25,7 @@ LIMIT = 1000
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
     files = Files(tmp_path / "files", LIMIT)
-    files.prepare()
+    prepare_areas(files.root)
     return files
 
 
@@ -106,7 +107,7 @@ class TestStoring:
         put(files, "kept", b"x")
         (files.root / ".upload-1").write_bytes(b"half")
         (files.root / ".removed-1" / "0" / "deep").mkdir(parents=True)
-        files.prepare()
+        prepare_areas(files.root)
         assert hidden(files) == []
         assert names(files) == ["kept"]
 
@@ -120,7 +121,7 @@ class TestStoring:
 
     def test_a_guest_that_puts_a_link_where_an_upload_goes_gains_nothing(self, files: Files, tmp_path: Path) -> None:
         async def upload() -> AsyncIterator[bytes]:
-            (files.area(INPUT) / "f").symlink_to(tmp_path / "outside")
+            (files.stored(INPUT) / "f").symlink_to(tmp_path / "outside")
             yield b"x"
 
         with pytest.raises(RefusalError):
@@ -243,7 +244,7 @@ class TestPaths:
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "secret").write_bytes(b"secret")
-        output = files.area(FileArea.OUTPUT)
+        output = files.stored(FileArea.OUTPUT)
         (output / "folder").symlink_to(outside)
         (output / "file").symlink_to(outside / "secret")
         (output / "dangling").symlink_to(tmp_path / "new")
@@ -265,20 +266,20 @@ class TestPaths:
         assert not (tmp_path / "new").exists()
 
     def test_special_files_are_not_opened(self, files: Files) -> None:
-        os.mkfifo(files.area(FileArea.OUTPUT) / "fifo")
+        os.mkfifo(files.stored(FileArea.OUTPUT) / "fifo")
         with pytest.raises(RefusalError) as refusal:
             get(files, "fifo", FileArea.OUTPUT)
         assert refusal.value.code is ErrorCode.FILE_PATH_INVALID
 
     def test_open_beneath_gives_the_folder_itself(self, files: Files) -> None:
-        descriptor = open_beneath(files.area(INPUT), "a/b", create=True)
+        descriptor = open_beneath(files.stored(INPUT), "a/b", create=True)
         try:
-            assert os.path.samestat(os.fstat(descriptor), os.stat(files.area(INPUT) / "a" / "b"))
+            assert os.path.samestat(os.fstat(descriptor), os.stat(files.stored(INPUT) / "a" / "b"))
         finally:
             os.close(descriptor)
         before = os.listdir("/proc/self/fd")
         with pytest.raises(RefusalError):
-            open_beneath(files.area(INPUT), "a/c", create=False)
+            open_beneath(files.stored(INPUT), "a/c", create=False)
         assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
@@ -286,13 +287,13 @@ class TestListing:
     def test_a_folder_is_listed_sorted_with_kinds_and_sizes_and_not_its_folders(self, files: Files) -> None:
         put(files, "b", b"12")
         put(files, "a/inner", b"1")
-        (files.area(INPUT) / "c").symlink_to("b")
-        os.mkfifo(files.area(INPUT) / "d")
+        (files.stored(INPUT) / "c").symlink_to("b")
+        os.mkfifo(files.stored(INPUT) / "d")
         listed = [(entry.name, entry.kind, entry.size) for entry in asyncio.run(files.list(INPUT, "")).entries]
         assert listed == [("a", "folder", 0), ("b", "file", 2), ("c", "link", 0), ("d", "other", 0)]
 
     def test_names_that_are_not_utf_8_are_shown_escaped(self, files: Files) -> None:
-        (files.area(INPUT) / os.fsdecode(b"bad\xffname")).touch()
+        (files.stored(INPUT) / os.fsdecode(b"bad\xffname")).touch()
         assert names(files) == ["bad\\xffname"]
         delete(files, os.fsdecode(b"bad\xffname"))
         assert names(files) == []
@@ -302,7 +303,7 @@ class TestListing:
 
         async def collect() -> bytes:
             async with aclosing(files.open(INPUT, "f")) as content:
-                with (files.area(INPUT) / "f").open("ab") as file:
+                with (files.stored(INPUT) / "f").open("ab") as file:
                     file.write(b"more")
                 assert content.size == 5
                 return b"".join([chunk async for chunk in content])
@@ -316,7 +317,7 @@ class TestRemoving:
         put(files, "folder/with/much", b"x")
         kept = tmp_path / "kept"
         kept.touch()
-        (files.area(INPUT) / "link").symlink_to(kept)
+        (files.stored(INPUT) / "link").symlink_to(kept)
         for path in ("file", "folder/", "link"):
             delete(files, path)
         assert names(files) == hidden(files) == []
@@ -325,22 +326,22 @@ class TestRemoving:
     def test_an_area_is_emptied_and_stays_the_same_folder(self, files: Files) -> None:
         put(files, "a/b", b"x")
         put(files, "c", b"x")
-        before = files.area(INPUT).stat().st_ino
+        before = files.stored(INPUT).stat().st_ino
         delete(files, "")
         assert names(files) == hidden(files) == []
-        assert files.area(INPUT).stat().st_ino == before
+        assert files.stored(INPUT).stat().st_ino == before
 
     def test_links_within_a_folder_are_not_followed(self, files: Files, tmp_path: Path) -> None:
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "kept").touch()
         put(files, "folder/f", b"x")
-        (files.area(INPUT) / "folder" / "link").symlink_to(outside)
+        (files.stored(INPUT) / "folder" / "link").symlink_to(outside)
         delete(files, "folder")
         assert os.listdir(outside) == ["kept"]
 
     def test_folders_nested_beyond_any_path_are_removed(self, files: Files) -> None:
-        folder = os.open(files.area(INPUT), os.O_RDONLY)
+        folder = os.open(files.stored(INPUT), os.O_RDONLY)
         for _ in range(3000):
             os.mkdir("deeper", dir_fd=folder)
             below = os.open("deeper", os.O_RDONLY, dir_fd=folder)

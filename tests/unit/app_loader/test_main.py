@@ -22,7 +22,16 @@ from keep_protocol.handover import Configuration
 from keep_protocol.keep_api import FileList, FileStored, KeepStatus, Run, RunList, WorkloadInfo
 from keep_protocol.network_policy import NO_NETWORK
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, canonical, spec_digest
-from keep_protocol.states import Backend, CrlPolicy, ExitReason, FileArea, KeepRole, RunState, WorkloadState
+from keep_protocol.states import (
+    AtRest,
+    Backend,
+    CrlPolicy,
+    ExitReason,
+    FileArea,
+    KeepRole,
+    RunState,
+    WorkloadState,
+)
 from tests.unit.app_loader.keep_process import CERTIFICATE, CONFIGURATION, HOST, STATE
 from tests.unit.app_loader.pki import Authority, Credential, self_signed
 from tests.unit.app_loader.serving import PATIENCE, Answer, Wire
@@ -48,6 +57,7 @@ class KeepProcess:
             version=1,
             nonce="0" * 32,
             backend=Backend.PROCESS,
+            at_rest=AtRest.PLAIN,
             evidence=None,
             network=NO_NETWORK,
             principals=(

@@ -60,6 +60,9 @@ MATRIX = {
     "PUT /v1/files/data/{path}": {_OWNER},
     "GET /v1/files/data/{path}": {_OWNER},
     "DELETE /v1/files/data/{path}": {_OWNER},
+    "PUT /v1/files/sealed/{path}": {_OWNER, _DATA, _RESULT},
+    "GET /v1/files/sealed/{path}": {_OWNER, _DATA, _RESULT},
+    "DELETE /v1/files/sealed/{path}": {_OWNER},
 }
 
 

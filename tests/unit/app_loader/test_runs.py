@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app_loader.runs import MAX_QUEUED
+from app_loader.run_admission import MAX_QUEUED
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import Mount, RunRequest
 from keep_protocol.spec import MiB

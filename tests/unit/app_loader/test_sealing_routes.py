@@ -91,6 +91,7 @@ def test_a_keep_with_a_tpm_refuses_what_is_older_than_the_latest_and_says_which_
 def tpm_keep(state: Path, descriptor: int) -> Keep:
     keep = keep_in(state, HOST_KEY, evidence=EvidenceKind.TPM)
     keep.evidence = EvidenceMaker(TpmQuoter(descriptor), keep=keep.id, backend="process", spec_sha256=bytes(32))
+    keep.sealer.evidence = keep.evidence
     return keep
 
 

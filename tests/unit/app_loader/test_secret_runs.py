@@ -13,6 +13,7 @@ import pytest
 
 from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
+from app_loader.files import Files
 from app_loader.run_plan import check_request_of_caller
 from app_loader.runner import Runner
 from app_loader.runs import Runs
@@ -55,6 +56,7 @@ def with_secrets(
             Runs(state, runner, workload, wanted, secrets=store, configuration=configuration),
             Calls(runner, workload, wanted.limits),
             configuration,
+            Files(state / "files", wanted.limits.files),
         )
         workload.restore()
         execution.runs.restore()
@@ -135,9 +137,10 @@ def test_while_a_run_has_secrets_they_are_in_memory_only_and_afterwards_nowhere(
             assert CANARY.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
         store.remove("db")
         await execution.runs.stop(run.id)
-        assert not folder.exists()
+        assert [*folder.rglob("*")] == [folder / "files"]
 
     with_secrets(tmp_path, scenario, restart_runs=True)
+    assert not folder_of(tmp_path).exists()
     assert on_disk(tmp_path, CANARY) == []
 
 

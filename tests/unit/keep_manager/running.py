@@ -32,7 +32,7 @@ from keep_protocol.handover import Configuration
 from keep_protocol.names import new_deployment_id
 from keep_protocol.network_policy import NO_NETWORK
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, Principal, canonical
-from keep_protocol.states import Backend, KeepRole, ManagerRole
+from keep_protocol.states import AtRest, Backend, KeepRole, ManagerRole
 from tests.unit.keep_manager.fake_supervisor import FakeSupervisor, keep_certificate
 
 DOMAIN = "test.internal"
@@ -121,6 +121,7 @@ def keep_body(name: str | None = None, *principals: Principal, **limits: int) ->
         version=1,
         nonce=secrets.token_hex(16),
         backend=Backend.PROCESS,
+        at_rest=AtRest.PLAIN,
         evidence=None,
         network=NO_NETWORK,
         principals=everybody,
