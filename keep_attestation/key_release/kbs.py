@@ -6,8 +6,6 @@ what it gives out to a key that was made for this session and that the evidence 
 
 from __future__ import annotations
 
-import hashlib
-import re
 import ssl
 from collections.abc import Callable
 from enum import StrEnum
@@ -20,37 +18,25 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from keep_attestation.key_release.bounded_http import Reply, exchange, new_client
 from keep_attestation.key_release.errors import KeyRefusedError, KeyServiceError, MalformedReplyError
-from keep_attestation.key_release.jwe import (
-    ECDH_ES_A256KW,
-    RSA_OAEP_256,
-    decrypt_flattened_jwe,
-    encode_base64url,
+from keep_attestation.key_release.jwe import decrypt_flattened_jwe
+from keep_protocol.flattened_jwe import ECDH_ES_A256KW, RSA_OAEP_256, encode_base64url
+from keep_protocol.key_broker import (
+    API_PATH,
+    SESSION_COOKIE,
+    AttestationReply,
+    Challenge,
+    binding,
+    is_resource_segment,
+    report_data,
+    selected_hash,
+    session_request,
 )
+from keep_protocol.key_broker import Tee as Tee
 from keep_protocol.strict_json import decode_strictly
 
-PROTOCOL_VERSION = "0.4.0"
-REPORT_DATA_SIZE = 64
-_SESSION_COOKIE = "kbs-session-id"
 _RSA_BITS = 3072
-_HASHES = ("sha256", "sha384", "sha512")
-_DEFAULT_HASH = "sha384"
-_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", re.ASCII)
-
 
 _T = TypeVar("_T")
-
-
-class Tee(StrEnum):
-    """Hardware by the names that the protocol gives it."""
-
-    SNP = "snp"
-    TDX = "tdx"
-    SGX = "sgx"
-    AZ_SNP_VTPM = "az-snp-vtpm"
-    AZ_TDX_VTPM = "az-tdx-vtpm"
-    TPM = "tpm"
-    SAMPLE = "sample"
-    """No hardware: evidence that anybody can make."""
 
 
 class SessionKey(StrEnum):
@@ -64,15 +50,6 @@ class SessionKey(StrEnum):
 
 Attester: TypeAlias = Callable[[bytes], Any]
 """Makes evidence over 64 bytes of report data, as the JSON value that the broker's verifier reads for this hardware."""
-
-
-class _Challenge(msgspec.Struct, frozen=True):
-    nonce: str
-    extra_params: Any = msgspec.field(default=None, name="extra-params")
-
-
-class _AttestationReply(msgspec.Struct, frozen=True):
-    token: str
 
 
 class KeyBrokerSession:
@@ -99,7 +76,7 @@ class KeyBrokerSession:
         scheme = urlsplit(url).scheme
         if scheme != "https" and not (scheme == "http" and allow_plain_http):
             raise ValueError(f"a key broker is reached by https, not by {scheme or 'nothing'}: anybody could answer")
-        self._base = url.rstrip("/") + "/kbs/v0"
+        self._base = url.rstrip("/") + API_PATH
         self._tee = tee
         self._attester = attester
         self._key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -129,25 +106,24 @@ class KeyBrokerSession:
         self._attested = False
         # A broker that goes on with an old session would let an old challenge stand.
         self._client.cookies.clear()
-        request = {
-            "version": PROTOCOL_VERSION,
-            "tee": self._tee.value,
-            "extra-params": {"supported-hash-algorithms": list(_HASHES)},
-        }
-        challenge = _decode(self._post("auth", request), _Challenge)
-        if not any(cookie.name == _SESSION_COOKIE and cookie.value for cookie in self._client.cookies.jar):
-            raise MalformedReplyError(f"the broker sent a challenge without the cookie {_SESSION_COOKIE}")
+        challenge = _decode(self._post("auth", session_request(self._tee)), Challenge)
+        if not any(cookie.name == SESSION_COOKIE and cookie.value for cookie in self._client.cookies.jar):
+            raise MalformedReplyError(f"the broker sent a challenge without the cookie {SESSION_COOKIE}")
         public_key = public_jwk(self._key)
         additional_evidence = ""
-        bound = binding(public_key, challenge.nonce, additional_evidence, _selected_hash(challenge.extra_params))
+        try:
+            algorithm = selected_hash(challenge)
+        except ValueError as error:
+            raise MalformedReplyError(str(error)) from None
+        bound = binding(public_key, challenge.nonce, additional_evidence, algorithm)
         attestation = {
             "runtime-data": {"nonce": challenge.nonce, "tee-pubkey": public_key},
             "tee-evidence": {
-                "primary_evidence": self._attester(bound),
+                "primary_evidence": self._attester(report_data(bound)),
                 "additional_evidence": additional_evidence,
             },
         }
-        token = _decode(self._post("attest", attestation), _AttestationReply).token
+        token = _decode(self._post("attest", attestation), AttestationReply).token
         self._attested = True
         return token
 
@@ -157,7 +133,7 @@ class KeyBrokerSession:
         Raises `KeyRefusedError`, `KeyServiceError`, `MalformedReplyError`, and `ValueError` for impossible names.
         """
         for segment in (repository, kind, tag):
-            if not _SEGMENT.fullmatch(segment):
+            if not is_resource_segment(segment):
                 raise ValueError(f"{segment[:80]!r} is no part of a resource's name: letters, digits, '-', '_' and '.'")
         url = f"{self._base}/resource/{repository}/{kind}/{tag}"
         fresh = not self._attested
@@ -196,23 +172,6 @@ def public_jwk(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> dict[str,
         "x": encode_base64url(point.x.to_bytes(32, "big")),
         "y": encode_base64url(point.y.to_bytes(32, "big")),
     }
-
-
-def binding(public_key: dict[str, str], nonce: str, additional_evidence: str, algorithm: str = _DEFAULT_HASH) -> bytes:
-    """The 64 bytes of report data that bind key and nonce: a hash over RFC 8785 JSON, filled up with zeros."""
-    runtime_data = {"tee-pubkey": public_key, "nonce": nonce, "additional-evidence": additional_evidence}
-    # All keys are ASCII and all values strings: sorting is all that is left to do for RFC 8785.
-    canonical = msgspec.json.encode(runtime_data, order="sorted")
-    return hashlib.new(algorithm, canonical).digest().ljust(REPORT_DATA_SIZE, b"\0")
-
-
-def _selected_hash(extra_params: Any) -> str:
-    selected = extra_params.get("selected-hash-algorithm") if isinstance(extra_params, dict) else None
-    if selected is None:
-        return _DEFAULT_HASH
-    if not isinstance(selected, str) or selected.lower() not in _HASHES:
-        raise MalformedReplyError(f"the broker selects the hash {selected!r}, which was not offered")
-    return selected.lower()
 
 
 def _accepted(reply: Reply, url: str) -> bytes:

@@ -27,7 +27,7 @@ PARSERS: Mapping[str, Mapping[str, str]] = {
     "intel.quote": {"parse_quote": "intel_quote"},
     "intel.reports": {"parse_enclave_report": "intel_quote", "parse_td_report": "intel_quote"},
     "key_release.cms": {"parse_enveloped_key": "cms_enveloped"},
-    "key_release.jwe": {"parse_flattened_jwe": "cms_enveloped", "decode_base64url": "cms_enveloped"},
+    "key_release.jwe": {"parse_flattened_jwe": "cms_enveloped"},
     "nitro.document": {"parse_document": "nitro_document"},
     "policy": {"parse_policy": "policy_file"},
     "ratls.certificate": {"read_ratls": "ratls_certificate", "read_ratls_request": "ratls_request"},

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,13 +63,30 @@ def encrypt(plaintext: bytes, jwk: Mapping[str, str], **changes: Any) -> dict[st
     }
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a session showed: its hardware's name, evidence, what this must be bound to, and what came beside it."""
+
+    tee: str
+    evidence: Any
+    digest: bytes
+    additional: str
+
+
+def holds_report_data(shown: Shown) -> bool:
+    """Accept whatever names the report data that the protocol demands."""
+    expected = (shown.digest + bytes(64 - len(shown.digest))).hex()
+    return bool(shown.evidence == {"report_data": expected})
+
+
 @dataclass
 class FakeBroker:
-    """Gives out `resources` to sessions whose evidence holds the report data that the protocol demands."""
+    """Gives out `resources` to sessions whose evidence `accepts` takes."""
 
     resources: dict[str, bytes] = field(default_factory=lambda: {"default/key/1": b"the secret key"})
     algorithm: str | None = None
     cookies: bool = True
+    accepts: Callable[[Shown], bool] = holds_report_data
     requests: list[Request] = field(default_factory=list)
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -104,8 +121,8 @@ class FakeBroker:
         }
         canonical = json.dumps(bound, separators=(",", ":"), sort_keys=True).encode()
         digest = hashlib.new(self.algorithm or "sha384", canonical).digest()
-        expected = (digest + bytes(64 - len(digest))).hex()
-        if runtime["nonce"] != session["nonce"] or evidence["primary_evidence"] != {"report_data": expected}:
+        shown = Shown(session["tee"], evidence["primary_evidence"], digest, evidence["additional_evidence"])
+        if runtime["nonce"] != session["nonce"] or not self.accepts(shown):
             return Response(401, b'{"type": "attestation", "detail": "no"}')
         session["key"] = runtime["tee-pubkey"]
         return Response(200, b'{"token": "header.payload.signature"}')

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keep_attestation.key_release.errors import MalformedReplyError
-from keep_attestation.key_release.jwe import concat_kdf, decrypt_flattened_jwe, parse_flattened_jwe
+from keep_attestation.key_release.jwe import decrypt_flattened_jwe, parse_flattened_jwe
 from keep_attestation.key_release.kbs import public_jwk
+from keep_protocol.flattened_jwe import concat_kdf
 from tests.unit.keep_attestation.key_release.broker import b64u, encrypt, unb64u
 
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
