@@ -40,7 +40,7 @@ class Dispatcher:
             response = problem_response(error, {"allow": error.allowed})
         except RefusalError as refusal:
             response = problem_response(refusal)
-            if refusal.code is ErrorCode.TOO_MANY_REQUESTS:
+            if refusal.code in {ErrorCode.TOO_MANY_REQUESTS, ErrorCode.SECRET_PENDING}:
                 response.headers["retry-after"] = _RETRY_AFTER
             if refusal.code in {ErrorCode.IDENTITY_INVALID, ErrorCode.CERTIFICATE_REVOKED, ErrorCode.CRL_UNUSABLE}:
                 response.headers["connection"] = "close"

@@ -29,7 +29,7 @@ class EvidenceMaker:
         self._spec_sha256 = spec_sha256
         self._clock = clock
 
-    def collection(
+    def claims(
         self,
         spki: bytes,
         *,
@@ -38,8 +38,8 @@ class EvidenceMaker:
         workload_sha256: bytes | None = None,
         configuration_sha256: bytes | None = None,
     ) -> bytes:
-        """A CMW collection (RFC 9999) in CBOR. Blocks while the hardware works. Raises `AttesterError`."""
-        claims = encode_claims(
+        """What evidence says of the keep now, in deterministic CBOR."""
+        return encode_claims(
             Claims(
                 kind=self.attester.kind,
                 backend=self._backend,
@@ -53,5 +53,16 @@ class EvidenceMaker:
                 issued_at=int(self._clock()),
             )
         )
+
+    def collection(
+        self,
+        spki: bytes,
+        *,
+        nonce: bytes | None = None,
+        exporter: bytes | None = None,
+        workload_sha256: bytes | None = None,
+    ) -> bytes:
+        """A CMW collection (RFC 9999) in CBOR. Blocks while the hardware works. Raises `AttesterError`."""
+        claims = self.claims(spki, nonce=nonce, exporter=exporter, workload_sha256=workload_sha256)
         made = self.attester.attest(Statement(claims, spki, nonce))
         return build_collection(self.attester.kind, made.evidence, claims, endorsements=made.endorsements, log=made.log)

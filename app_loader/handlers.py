@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from app_loader.keep import Keep
 from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, json_response
-from app_loader.run_plan import check_request_of_caller
+from app_loader.run_plan import check_request_of_caller, secrets_of
 from keep_protocol import __version__
 from keep_protocol.digests import DigestHeaderError, content_digest, parse_content_digest
 from keep_protocol.errors import ErrorCode, RefusalError
@@ -156,6 +156,9 @@ async def start_run(keep: Keep, request: Request) -> Response:
     wanted = await request.json(RunRequest)
     if KeepRole.OWNER not in request.roles:
         check_request_of_caller(wanted, keep.workload_configuration.current)
+    if keep.secret_sources is not None:
+        uses = secrets_of(wanted, keep.workload_configuration.current)
+        await keep.secret_sources.require(use.name for use in uses)
     # A client that goes away now leaves a run that has been started as a whole.
     run = await asyncio.shield(keep.runs.start(wanted))
     if wait:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app_loader.evidence import EvidenceMaker
     from app_loader.network import Network
     from app_loader.runs import Runs
+    from app_loader.secret_sources import SecretSources
     from app_loader.workload import Workload
 
 
@@ -59,6 +60,8 @@ class Keep:
         self.spki = spki
         self.secrets = secrets or SecretStore()
         self.events = Events()
+        self.secret_sources: SecretSources | None = None
+        """What fetches secrets; None in keeps whose spec names none."""
         self.sealer = sealer or SealerSource(configuration, spec, state, evidence)
         self.attesting = self.sealer.hardware
         self._broker = broker

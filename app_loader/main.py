@@ -39,6 +39,7 @@ from keep_protocol.states import AtRest
 
 if TYPE_CHECKING:
     from app_loader.evidence import EvidenceMaker
+    from app_loader.secret_sources import SecretSources
 
 _GRACE: Final = 2.0
 """Seconds that responses get to end after SIGTERM, and once more when all runs are killed."""
@@ -106,6 +107,21 @@ def _evidence(configuration: Configuration, spec: KeepSpec, devices: Mapping[str
     )
 
 
+def _secret_sources(keep: Keep, evidence: EvidenceMaker | None) -> SecretSources | None:
+    if not keep.spec.secrets or evidence is None:
+        return None
+    from app_loader.key_release.fetching import Fetcher
+    from app_loader.key_release.proof import Proof
+    from app_loader.secret_sources import SecretSources
+
+    def claims() -> bytes:
+        digest = keep.workload.summary.digest
+        return evidence.claims(keep.spki, workload_sha256=None if digest is None else bytes.fromhex(digest))
+
+    fetcher = Fetcher(Proof(evidence.attester, claims, keep.attesting), keep.network(), keep.secrets)
+    return SecretSources(keep.spec.secrets, keep.secrets, fetcher.fetch, record=keep.events.record)
+
+
 class _Service:
     """The parts of a keep that live in one event loop."""
 
@@ -156,6 +172,7 @@ class _Service:
             broker=broker,
             sealer=sealer,
         )
+        self._sources = keep.secret_sources = _secret_sources(keep, evidence)
         self._server = Server(Dispatcher(keep), Trust(identity, principals), principals)
 
     async def run(
@@ -177,6 +194,9 @@ class _Service:
             stack.push_async_callback(self._server.close)
             self._server.start(listener)
             publish(self._identity.certificate)
+            if self._sources is not None:
+                stack.push_async_callback(self._sources.close)
+                self._sources.start()
             tasks = [
                 asyncio.create_task(self._warm_up()),
                 asyncio.create_task(renew_when_due(self._identity, self._keep.attesting, publish)),
@@ -207,6 +227,9 @@ class _Service:
     async def _warm_up(self) -> None:
         try:
             await self._workload.warm()
+            if self._sources is not None:
+                # Runs that had secrets before the keep was restarted are to have them again.
+                await self._sources.first_attempts()
             await self._runs.resume()
         except RunnerDiedError:
             return  # which ends the keep anyway

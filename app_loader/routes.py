@@ -330,7 +330,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/secrets",
         DATA_PROVIDERS,
         secret_handlers.list_secrets,
-        "Names, sizes and times of the secrets, never their values",
+        "Names, sizes and times of the secrets, never their values, and how those stand that the keep fetches",
         answers={_OK: (SecretList,)},
     ),
     Route(

@@ -49,9 +49,14 @@ def plan_run(request: RunRequest, configuration: WorkloadConfiguration | None, l
         memory=request.memory or configured.limits.memory or limits.memory,
         timeout=request.timeout or configured.limits.run_time or limits.run_time,
         output_limit=_first(request.output_limit, configured.limits.output, limits.output),
-        secrets=configured.secrets if request.secrets is None else request.secrets,
+        secrets=secrets_of(request, configuration),
         files=configured.files,
     )
+
+
+def secrets_of(request: RunRequest, configuration: WorkloadConfiguration | None) -> tuple[SecretUse, ...]:
+    """The secrets that a run gets."""
+    return (configuration or _NOTHING).secrets if request.secrets is None else request.secrets
 
 
 def check_request_of_caller(request: RunRequest, configuration: WorkloadConfiguration | None) -> None:

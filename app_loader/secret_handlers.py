@@ -31,6 +31,7 @@ def require_attested(keep: Keep, request: Request) -> None:
 async def put_secret(keep: Keep, request: Request) -> Response:
     """Keep a secret under a name, in place of the one there is."""
     require_attested(keep, request)
+    _refuse_fetched(keep, request.parameters["secret"])
     ttl = _ttl(request)
     request.require_media_type(BYTES_MEDIA_TYPE)
     value = await _value(request)
@@ -42,15 +43,26 @@ async def delete_secret(keep: Keep, request: Request) -> Response:
     """Forget a secret; runs that have it keep it."""
     request.query()
     require_attested(keep, request)
+    _refuse_fetched(keep, request.parameters["secret"])
     keep.secrets.remove(request.parameters["secret"])
     return Response(HTTPStatus.NO_CONTENT)
 
 
 async def list_secrets(keep: Keep, request: Request) -> Response:
-    """The names of the secrets, never their values."""
+    """The names of the secrets, never their values, and where the keep fetches some of them."""
     request.query()
     require_attested(keep, request)
-    return json_response(SecretList(keep.secrets.list()))
+    sources = () if keep.secret_sources is None else keep.secret_sources.list()
+    return json_response(SecretList(keep.secrets.list(), sources))
+
+
+def _refuse_fetched(keep: Keep, name: str) -> None:
+    if keep.secret_sources is not None and name in keep.secret_sources.names():
+        raise RefusalError(
+            ErrorCode.SECRET_UNUSABLE,
+            "the keep fetches this secret itself, as its spec says: it is neither given nor taken away by hand",
+            remedy="change it where it is fetched, or make another keep",
+        )
 
 
 def _ttl(request: Request) -> int | None:

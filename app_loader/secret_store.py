@@ -62,6 +62,10 @@ class SecretStore:
         """The value itself and no copy: it is not to be changed. Raises `RefusalError` (`secret-not-found`)."""
         return self._find(name).value
 
+    def holds(self, name: str) -> bool:
+        """Whether there is such a secret now."""
+        return self._lives(name)
+
     def remove(self, name: str) -> None:
         """Forget one secret. Raises `RefusalError` (`secret-not-found`)."""
         self._find(name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
+from secrets import token_hex
 
 import msgspec
 from cryptography import x509
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from keep_client.errors import InvalidArgumentError
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.network_policy import NO_NETWORK, NetworkPolicy
+from keep_protocol.secret_sources import SecretSource
 from keep_protocol.spec import (
     DEFAULT_LIMITS,
     MAX_SPEC_SIZE,
@@ -35,12 +36,13 @@ def new_spec(
     evidence: EvidenceKind | None = None,
     network: NetworkPolicy = NO_NETWORK,
     restart_runs: bool = False,
+    secrets: Iterable[SecretSource] = (),
 ) -> KeepSpec:
     """A spec that no other keep has. Raises `InvalidArgumentError` for one that no manager would take."""
     try:
         spec = KeepSpec(
             version=1,
-            nonce=secrets.token_hex(16),
+            nonce=token_hex(16),
             backend=backend,
             at_rest=at_rest,
             evidence=evidence,
@@ -48,6 +50,7 @@ def new_spec(
             principals=_merged(principals),
             limits=limits,
             restart_runs=restart_runs,
+            secrets=tuple(secrets),
         )
         raw = canonical(spec)
         # msgspec checks ranges and patterns when it decodes only.

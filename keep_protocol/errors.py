@@ -71,6 +71,7 @@ class ErrorCode(StrEnum):
     EVIDENCE_UNAVAILABLE = "evidence-unavailable"
     ATTESTATION_REQUIRED = "attestation-required"
     SECRET_NOT_FOUND = "secret-not-found"
+    SECRET_PENDING = "secret-pending"
     SECRET_UNUSABLE = "secret-unusable"
     SEALED_INVALID = "sealed-invalid"
     SEALING_KEY_UNKNOWN = "sealing-key-unknown"
@@ -149,6 +150,7 @@ _STATUS = {
     ErrorCode.EVIDENCE_UNAVAILABLE: HTTPStatus.CONFLICT,
     ErrorCode.ATTESTATION_REQUIRED: HTTPStatus.FORBIDDEN,
     ErrorCode.SECRET_NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.SECRET_PENDING: HTTPStatus.SERVICE_UNAVAILABLE,
     ErrorCode.SECRET_UNUSABLE: HTTPStatus.CONFLICT,
     ErrorCode.SEALED_INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.SEALING_KEY_UNKNOWN: HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -129,7 +129,8 @@ class KeepEvent(msgspec.Struct, frozen=True):
     at: str
     kind: KeepEventKind
     detail: dict[str, str]
-    """Of a denial: `host`, `port`, `method`, `rule`, `reason`, as far as there are any."""
+    """Of a denial: `host`, `port`, `method`, `rule`, `reason`, as far as there are any. Of a secret that the keep
+    fetches: its `name`, `source`, and `reason`."""
 
 
 class KeepEventList(msgspec.Struct, frozen=True):

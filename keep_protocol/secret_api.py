@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
@@ -53,7 +54,34 @@ class SecretInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """When the keep forgets it; None: when the keep ends."""
 
 
-class SecretList(msgspec.Struct, frozen=True):
-    """The secrets that a keep holds, by name."""
+class SourceState(StrEnum):
+    """Where a secret that the keep fetches stands."""
+
+    WAITING = "waiting"
+    """Not fetched yet, or not any more: `failure` says why, if it was tried."""
+    FETCHED = "fetched"
+
+
+class SourceInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A secret that the keep fetches for itself, as its spec says. Times are RFC 3339 in UTC."""
+
+    name: str
+    kind: str
+    """`kbs` or `aws-kms`."""
+    source: str
+    """The broker's resource, or the service, as a URL."""
+    state: SourceState
+    fetched_at: str | None = None
+    """The last time that it was fetched."""
+    failed_at: str | None = None
+    """The last time that this failed, if that was later."""
+    failure: str | None = None
+    """Why; never with anything of a value."""
+    next_attempt_at: str | None = None
+
+
+class SecretList(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The secrets that a keep holds, by name, and those that it fetches, in the order of its spec."""
 
     secrets: tuple[SecretInfo, ...]
+    sources: tuple[SourceInfo, ...] = ()

@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from keep_protocol.network_policy import NetworkPolicy
+from keep_protocol.secret_sources import MAX_SOURCES, SecretSource, check_sources
 from keep_protocol.states import AtRest, Backend, CrlPolicy, EvidenceKind, KeepRole
 
 MiB = 1024 * 1024
@@ -125,6 +126,8 @@ class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits
     restart_runs: bool
     """Start runs that a restart of the keep interrupted again, instead of reporting them `lost`."""
+    secrets: Annotated[tuple[SecretSource, ...], msgspec.Meta(max_length=MAX_SOURCES)] = ()
+    """Secrets that the keep fetches by its evidence, from its start on."""
 
     def __post_init__(self) -> None:
         if not any(KeepRole.OWNER in principal.roles for principal in self.principals):
@@ -138,6 +141,8 @@ class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"`evidence` of a {self.backend} keep is one of {names}; keeps with {wanted} are of the backend"
                 f" {' or '.join(makers)}"
             )
+        if self.secrets:
+            check_sources(self.secrets, self.evidence, self.network.egress)
 
 
 def canonical(spec: KeepSpec) -> bytes:

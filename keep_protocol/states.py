@@ -87,6 +87,12 @@ class KeepEventKind(StrEnum):
     """Somebody in the keep wanted to connect where the spec does not allow it."""
     LISTEN_DENIED = "listen-denied"
     """Somebody in the keep wanted to listen on a port that the spec does not name."""
+    SECRET_FETCHED = "secret-fetched"
+    """A secret came from where the spec says; not at every renewal, but the first time and after a failure."""
+    SECRET_FETCH_FAILED = "secret-fetch-failed"
+    """A secret did not come, for a reason that was not the last one; it is tried again."""
+    SECRET_FORGOTTEN = "secret-forgotten"
+    """A secret that the keep had is refused now, so it has it no more."""
 
 
 class KeepRole(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,15 @@ from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
 from app_loader.files import Files
 from app_loader.keep import Keep
+from app_loader.key_release.errors import KeyRefusedError
+from app_loader.messages import Request, Response
 from app_loader.runs import Runs
+from app_loader.secret_sources import SecretSources
 from app_loader.workload import Workload
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.handover import Configuration
 from keep_protocol.secret_api import MAX_SECRET, SecretInfo, SecretList
+from keep_protocol.secret_sources import KbsSource, SecretSource
 from keep_protocol.spec import canonical
 from keep_protocol.states import KeepRole
 from tests.unit.app_loader.asking import ask, problem, request
@@ -142,3 +147,63 @@ def test_neither_the_log_nor_an_error_says_a_value_or_a_name(
     assert CANARY.decode() not in caplog.text
     assert name not in caplog.text
     assert "PUT /v1/secrets/{secret}" in caplog.text
+
+
+class TestFetched:
+    """Secrets that the keep fetches for itself."""
+
+    def keep(self, failure: Exception | None = None) -> Keep:
+        """A keep that fetches the secret `key`, or is about to fail at it."""
+
+        async def fetch(source: SecretSource) -> bytearray:
+            if failure is not None:
+                raise failure
+            return bytearray(CANARY)
+
+        keep = keep_with()
+        source = KbsSource("key", "https://kbs.example", "default/key/1")
+        keep.secret_sources = SecretSources((source,), keep.secrets, fetch, keep.events.record)
+        return keep
+
+    def ask_fetching(self, keep: Keep, *requests: Request) -> list[Response]:
+        """Responses, once everything has been fetched that can be."""
+
+        async def play() -> list[Response]:
+            assert keep.secret_sources is not None
+            keep.secret_sources.start()
+            await keep.secret_sources.first_attempts(20.0)
+            dispatcher = Dispatcher(keep)
+            try:
+                return [await dispatcher(asked) for asked in requests]
+            finally:
+                await keep.secret_sources.close()
+
+        return asyncio.run(play())
+
+    def test_the_list_tells_where_they_are_from_and_how_they_stand(self) -> None:
+        (response,) = self.ask_fetching(self.keep(), request("GET", "/v1/secrets"))
+        assert isinstance(response.body, bytes)
+        listed = msgspec.json.decode(response.body, type=SecretList)
+        assert [info.name for info in listed.secrets] == ["key"]
+        assert [(info.name, info.kind, info.source, info.state) for info in listed.sources] == [
+            ("key", "kbs", "https://kbs.example#default/key/1", "fetched")
+        ]
+        assert CANARY not in response.body
+
+    def test_nobody_puts_or_deletes_them_by_hand(self) -> None:
+        keep = self.keep()
+        asked = (
+            request("PUT", "/v1/secrets/key", b"mine", {"content-type": BYTES}),
+            request("DELETE", "/v1/secrets/key"),
+        )
+        for response in self.ask_fetching(keep, *asked):
+            assert (response.status, problem(response).code) == (409, "secret-unusable")
+        assert keep.secrets.get("key") == CANARY
+
+    def test_a_run_that_names_one_which_is_not_there_is_told_to_come_again(self) -> None:
+        keep = self.keep(KeyRefusedError("the broker does not accept the keep's evidence"))
+        body = b'{"secrets": [{"name": "key", "env": "KEY"}]}'
+        (response,) = self.ask_fetching(keep, request("POST", "/v1/runs", body, {"content-type": "application/json"}))
+        assert (response.status, problem(response).code) == (503, "secret-pending")
+        assert "does not accept" in problem(response).detail
+        assert response.headers["retry-after"] == "1"

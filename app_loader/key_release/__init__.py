@@ -1,0 +1,1 @@
+"""How a keep gets secrets by its evidence alone: from key brokers with Trustee's protocol, and from AWS KMS."""

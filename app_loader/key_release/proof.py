@@ -1,0 +1,53 @@
+"""What proves a keep to services that give out secrets: its attester, bound to what their protocol demands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app_loader.attesters.interface import Attestation, Attester, Statement
+from app_loader.errors import AttesterError
+from app_loader.key_release.errors import KeyReleaseError
+from keep_protocol.evidence import EvidenceKind
+from keep_protocol.key_broker import report_data
+
+
+class BoundStatement(Statement):
+    """Evidence over a digest that somebody else's protocol defines, in place of one over our claims."""
+
+    @classmethod
+    def over(cls, digest: bytes) -> BoundStatement:
+        """A digest of at most 64 bytes."""
+        return cls(claims=digest, spki=b"", nonce=None)
+
+    @property
+    def report_data(self) -> bytes:
+        return report_data(self.claims)
+
+    @property
+    def qualifying_data(self) -> bytes:
+        # A TPM takes no more than the size of its own digests; Trustee cuts there as well.
+        return self.report_data[:32]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The keep's attester, and what the keep claims at the moment."""
+
+    attester: Attester
+    claims: Callable[[], bytes]
+    one_at_a_time: asyncio.Lock
+    """Hardware answers one at a time, and slowly."""
+
+    @property
+    def kind(self) -> EvidenceKind:
+        return self.attester.kind
+
+    async def attest(self, statement: Statement) -> Attestation:
+        """Raises `KeyReleaseError`."""
+        async with self.one_at_a_time:
+            try:
+                return await asyncio.to_thread(self.attester.attest, statement)
+            except AttesterError as error:
+                raise KeyReleaseError(f"the keep cannot prove itself: {error}") from None
