@@ -61,8 +61,15 @@ class EvidenceMaker:
         nonce: bytes | None = None,
         exporter: bytes | None = None,
         workload_sha256: bytes | None = None,
+        configuration_sha256: bytes | None = None,
     ) -> bytes:
         """A CMW collection (RFC 9999) in CBOR. Blocks while the hardware works. Raises `AttesterError`."""
-        claims = self.claims(spki, nonce=nonce, exporter=exporter, workload_sha256=workload_sha256)
+        claims = self.claims(
+            spki,
+            nonce=nonce,
+            exporter=exporter,
+            workload_sha256=workload_sha256,
+            configuration_sha256=configuration_sha256,
+        )
         made = self.attester.attest(Statement(claims, spki, nonce))
         return build_collection(self.attester.kind, made.evidence, claims, endorsements=made.endorsements, log=made.log)

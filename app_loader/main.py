@@ -116,7 +116,11 @@ def _secret_sources(keep: Keep, evidence: EvidenceMaker | None) -> SecretSources
 
     def claims() -> bytes:
         digest = keep.workload.summary.digest
-        return evidence.claims(keep.spki, workload_sha256=None if digest is None else bytes.fromhex(digest))
+        return evidence.claims(
+            keep.spki,
+            workload_sha256=None if digest is None else bytes.fromhex(digest),
+            configuration_sha256=keep.workload_configuration.digest,
+        )
 
     fetcher = Fetcher(Proof(evidence.attester, claims, keep.attesting), keep.network(), keep.secrets)
     return SecretSources(keep.spec.secrets, keep.secrets, fetcher.fetch, record=keep.events.record)

@@ -31,7 +31,7 @@ Fetch = Callable[[SecretSource], Awaitable[bytearray]]
 class Record(Protocol):
     """Notes an event of the keep, for its principals."""
 
-    def __call__(self, kind: KeepEventKind, /, **detail: str | int | None) -> None: ...
+    def __call__(self, kind: KeepEventKind, **detail: str | int | None) -> None: ...
 
 
 class Backoff(NamedTuple):

@@ -16,6 +16,7 @@ from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import say, show_fields, show_json, show_table
 from testers.keepctl.option_words import fields_as_options
 from testers.keepctl.quantities import size_text
+from testers.keepctl.secret_sources import add_secret_source_options, secret_sources_of
 from testers.keepctl.specification import (
     SPEC_OPTIONS,
     add_at_rest_option,
@@ -43,6 +44,8 @@ def register(subparsers: Subparsers) -> None:
             "keepctl create --name prices --memory 1G --cpu 200",
             "keepctl create --allow data-provider=alice.pem --allow auditor=spiffe://example.org/user/bob",
             "keepctl create --evidence tpm --policy production.toml",
+            "keepctl create --evidence snp --policy production.toml --egress-allow https://kbs.example.com \\\n"
+            "    --secret-from-kbs db-password=https://kbs.example.com#default/password/db",
         ),
         details="You become its owner. Others are let in by --allow only; the operator has no rights inside a keep.\n"
         "With --evidence its spec's digest is remembered in the trust store, so that a host which starts it from\n"
@@ -59,6 +62,7 @@ def register(subparsers: Subparsers) -> None:
     )
     add_evidence_options(create)
     add_at_rest_option(create)
+    add_secret_source_options(create)
     add_limit_options(create)
     add_command(
         subparsers, "ls", "list your keeps", _list, examples=("keepctl ls", "keepctl ls --json | jq -r '.[].id'")
@@ -98,8 +102,15 @@ def _create(options: argparse.Namespace) -> int:
     evidence = evidence_of(options)
     policy = None if options.policy is None else policy_table(options.policy)
     principals, limits = principals_of(deployment, options.allow), limits_of(options)
+    secrets = secret_sources_of(options)
     with fields_as_options(SPEC_OPTIONS):
-        spec = new_spec(principals=principals, limits=limits, at_rest=AtRest(options.at_rest), evidence=evidence)
+        spec = new_spec(
+            principals=principals,
+            limits=limits,
+            at_rest=AtRest(options.at_rest),
+            evidence=evidence,
+            secrets=secrets,
+        )
     with deployment.connect() as manager:
         with fields_as_options(SPEC_OPTIONS):
             keep = manager.create_keep(spec, name=options.name)

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from keep_client import InvalidArgumentError
-from keep_protocol.secret_api import MAX_SECRET, SecretInfo, SecretUse
-from testers.deployment import Deployment
+from keep_protocol.secret_api import MAX_SECRET, SecretInfo, SecretUse, SourceInfo
+from testers.deployment import Deployment, printable
 from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.connecting import open_keep
-from testers.keepctl.console import show_json, show_table
+from testers.keepctl.console import say, show_json, show_table
 from testers.keepctl.quantities import size_text, whole_duration
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def register(subparsers: Subparsers) -> None:
     listing = add_command(
         actions,
         "ls",
-        "list the secrets that a keep holds, without their values",
+        "list the secrets that a keep holds or fetches, without their values",
         _list,
         examples=("keepctl secret ls prices",),
     )
@@ -111,12 +113,29 @@ def _read(file: str) -> bytes:
 def _list(options: argparse.Namespace) -> int:
     deployment = Deployment.from_options(options)
     with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
-        secrets = keep.list_secrets().secrets
+        listed = keep.list_secrets()
+    sources = {source.name: source for source in listed.sources}
+    held = {info.name: info for info in listed.secrets}
+    names = sorted({*held, *sources})
     if options.json:
-        show_json([_document(info) for info in secrets])
-    else:
-        rows = [(info.name, size_text(info.size), info.stored_at, info.expires_at or "") for info in secrets]
-        show_table(("NAME", "SIZE", "STORED", "EXPIRES"), rows)
+        show_json([_entry(name, held.get(name), sources.get(name)) for name in names])
+        return 0
+    show_table(
+        ("NAME", "SIZE", "STORED", "EXPIRES", "FETCHED FROM"),
+        [
+            (
+                name,
+                size_text(held[name].size) if name in held else "not there",
+                held[name].stored_at if name in held else "",
+                (held[name].expires_at if name in held else None) or "",
+                sources[name].source if name in sources else "",
+            )
+            for name in names
+        ],
+    )
+    for source in listed.sources:
+        if source.failure is not None:
+            say(f"{printable(source.name)} cannot be fetched since {source.failed_at}: {printable(source.failure)}")
     return 0
 
 
@@ -129,3 +148,9 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _document(info: SecretInfo) -> dict[str, object]:
     return {"name": info.name, "size": info.size, "stored_at": info.stored_at, "expires_at": info.expires_at}
+
+
+def _entry(name: str, info: SecretInfo | None, source: SourceInfo | None) -> dict[str, object]:
+    """A secret that the keep holds, or is still fetching, with where it is from."""
+    held = dict.fromkeys(("size", "stored_at", "expires_at")) if info is None else _document(info)
+    return {"name": name, **held, "source": None if source is None else msgspec.to_builtins(source)}

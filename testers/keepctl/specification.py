@@ -21,6 +21,7 @@ SPEC_OPTIONS: Final = {
     "name": "--name",
     "spec.evidence": "--evidence",
     "spec.principals": "--allow",
+    "spec.secrets": "--secret-from-kbs",
     **{f"spec.limits.{field}": f"--{field.replace('_', '-')}" for field in Limits.__struct_fields__},
     "spec.limits.workload": "--workload-limit",
     "spec.limits.output": "--output-limit",

@@ -102,6 +102,19 @@ def _jwe() -> list[bytes]:
     return [json.dumps(encrypt(b"key", public_jwk(key))).encode() for key in keys]
 
 
+def _broker_replies() -> list[bytes]:
+    challenge = b'{"nonce": "bm9uY2U=", "extra-params": {"selected-hash-algorithm": "sha384"}}'
+    return [challenge, b'kbs-session-id="0123456789abcdef"; Path=/; HttpOnly', *_jwe()]
+
+
+def _kms_replies() -> list[bytes]:
+    cms = _cms()
+    reply = {"KeyId": "alias/keep", "CiphertextForRecipient": base64.b64encode(cms).decode()}
+    credentials = {"AccessKeyId": "AKID", "SecretAccessKey": "key", "Token": "token"}
+    failure = {"__type": "com.amazonaws.kms#AccessDeniedException", "message": "no"}
+    return [cms, *(json.dumps(document).encode() for document in (reply, credentials, failure))]
+
+
 def _wrappers() -> list[bytes]:
     collection = FakeKeep().collection()
     record = base64.urlsafe_b64encode(b"evidence").decode().rstrip("=")
@@ -145,6 +158,7 @@ _MADE: Mapping[str, Callable[[], list[bytes]]] = {
     "ccel_table": lambda: [ccel_table()],
     "changed_evidence": _edits,
     "claims": _claims,
+    "broker_replies": _broker_replies,
     "cms_enveloped": lambda: [_cms(), *_jwe()],
     "cmw_collection": _wrappers,
     "event_log_dstack": lambda: [_dstack_log()],
@@ -152,6 +166,7 @@ _MADE: Mapping[str, Callable[[], list[bytes]]] = {
     "evidence_file": lambda: [*_quotes(), *_certificates(), fake_amd().vcek().report(), FakeKeep().collection()],
     "intel_collateral": lambda: [_intel().collateral("tdx")],
     "intel_quote": _quotes,
+    "kms_replies": _kms_replies,
     "nitro_document": lambda: [Module().document()],
     "policy_file": lambda: [_POLICY],
     "ratls_certificate": lambda: [
@@ -182,6 +197,7 @@ _REAL: Mapping[str, str] = {
     "evidence_file": "*/*/*.*",
     "intel_collateral": "collateral/*-2026-06.json",
     "intel_quote": "[st][dg]x/*/quote.*",
+    "kms_replies": "kms/*/*.ber",
     "nitro_document": "nitro/*/doc.cbor",
     "ratls_certificate": "ratls/*/cert.*",
     "ratls_request": "*/*/*-csr.der",

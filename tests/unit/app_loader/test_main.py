@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -47,13 +48,14 @@ JSON = "application/json"
 class KeepProcess:
     """A keep with three principals: an owner and a caller under a CA with revocation lists, a pinned data provider."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        """`changes` are fields of its spec."""
         self.folder = folder
         self.authority = Authority()
         self.owner = self.authority.issue(ALICE)
         self.caller = self.authority.issue(BOB)
         self.provider = self_signed()
-        self.spec = KeepSpec(
+        spec = KeepSpec(
             version=1,
             nonce="0" * 32,
             backend=Backend.PROCESS,
@@ -68,6 +70,7 @@ class KeepProcess:
             limits=msgspec.structs.replace(DEFAULT_LIMITS, files=4 * 1024 * 1024, workload=1024 * 1024),
             restart_runs=False,
         )
+        self.spec = msgspec.structs.replace(spec, **changes)
         self.host = folder / HOST
         self.host.mkdir()
         (folder / STATE).mkdir()

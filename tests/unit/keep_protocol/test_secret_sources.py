@@ -133,7 +133,7 @@ AWS = AwsKmsSource("key", "eu-central-1", "AAAA", SecretCredentials("aws"))
         ((AWS,), EvidenceKind.SNP, "nitro"),
         ((AWS,), EvidenceKind.SIMULATED, "nitro"),
         ((AWS,), None, "nitro"),
-        ((msgspec.structs.replace(AWS, name="aws"),), EvidenceKind.NITRO, "`credentials`"),
+        ((msgspec.structs.replace(AWS, name="aws"),), EvidenceKind.NITRO, r"`secrets\[0\]\.credentials`"),
     ],
 )
 def test_a_keep_that_could_not_fetch_them_is_refused(

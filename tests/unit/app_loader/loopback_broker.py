@@ -1,0 +1,42 @@
+"""Stands in for a keep's network broker: hands out connections to the loopback interface, whatever the name."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from keep_protocol.broker import MAX_MESSAGE, PROTOCOL_VERSION, BrokerAnswer, BrokerRequest, BrokerResult
+
+
+@contextmanager
+def loopback_broker(path: Path) -> Iterator[list[BrokerRequest]]:
+    """Listens at `path`; what it was asked for. The keep checks that port and address are what its spec allows."""
+    asked: list[BrokerRequest] = []
+
+    def work() -> None:
+        while True:
+            try:
+                channel, _ = listener.accept()
+            except OSError:
+                return
+            with channel:
+                request = msgspec.json.decode(channel.recv(MAX_MESSAGE), type=BrokerRequest)
+                asked.append(request)
+                answer = msgspec.json.encode(BrokerAnswer(PROTOCOL_VERSION, BrokerResult.OK))
+                with socket.create_connection(("127.0.0.1", request.port)) as connection:
+                    socket.send_fds(channel, [answer], [connection.fileno()])
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        yield asked
+        # Wakes accept(), which close() alone does not.
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
