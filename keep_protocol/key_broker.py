@@ -25,8 +25,6 @@ RESOURCE_SEGMENT: Final = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 RESOURCE_PATTERN: Final = f"^{RESOURCE_SEGMENT}/{RESOURCE_SEGMENT}/{RESOURCE_SEGMENT}$"
 RESOURCE_RULE: Final = "REPOSITORY/TYPE/TAG, each of letters, digits, '-', '_' and '.', and not beginning with a dot"
 
-_SEGMENT: Final = re.compile(RESOURCE_SEGMENT, re.ASCII)
-
 
 class Tee(StrEnum):
     """Hardware by the names that the protocol gives it."""
@@ -56,7 +54,7 @@ class AttestationReply(msgspec.Struct, frozen=True):
 
 def is_resource_segment(text: str) -> bool:
     """Whether `text` may be one of the three parts of a resource's name: it could change the path otherwise."""
-    return _SEGMENT.fullmatch(text) is not None
+    return re.fullmatch(RESOURCE_SEGMENT, text, re.ASCII) is not None
 
 
 def session_request(tee: Tee) -> dict[str, Any]:

@@ -18,10 +18,10 @@ MAX_SOURCES: Final = 16
 _MAX_ROOTS: Final = 8
 _HTTPS_PORT: Final = 443
 
-_URL: Final = re.compile(
+# Not compiled here: every keep imports this, and hardly any has a source.
+_URL: Final = (
     r"https://(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])"
-    r"(?::(?P<port>[1-9][0-9]{0,4}))?(?P<path>(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*)/?",
-    re.ASCII,
+    r"(?::(?P<port>[1-9][0-9]{0,4}))?(?P<path>(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*)/?"
 )
 URL_RULE: Final = "https://HOST[:PORT][/PATH], without user, query and fragment"
 
@@ -59,7 +59,7 @@ class Address(NamedTuple):
 
 def address_of(url: str) -> Address:
     """Raises `ValueError` for what is not of `URL_RULE`."""
-    match = _URL.fullmatch(url)
+    match = re.fullmatch(_URL, url, re.ASCII)
     port = int(match["port"] or _HTTPS_PORT) if match else 0
     if match is None or port > 0xFFFF:
         raise ValueError(f"{url[:100]!r} is not {URL_RULE}")
