@@ -46,8 +46,17 @@ class Proof:
 
     async def attest(self, statement: Statement) -> Attestation:
         """Raises `KeyReleaseError`."""
-        async with self.one_at_a_time:
-            try:
-                return await asyncio.to_thread(self.attester.attest, statement)
-            except AttesterError as error:
-                raise KeyReleaseError(f"the keep cannot prove itself: {error}") from None
+        await self.one_at_a_time.acquire()
+        making = asyncio.create_task(asyncio.to_thread(self.attester.attest, statement))
+        # Not before the hardware is done, whether or not the fetch that wants this has been given up.
+        making.add_done_callback(self._release)
+        try:
+            return await asyncio.shield(making)
+        except AttesterError as error:
+            raise KeyReleaseError(f"the keep cannot prove itself: {error}") from None
+
+    def _release(self, made: asyncio.Task[Attestation]) -> None:
+        self.one_at_a_time.release()
+        if not made.cancelled():
+            # Looked at, so that asyncio does not complain of what nobody waits for any more.
+            made.exception()

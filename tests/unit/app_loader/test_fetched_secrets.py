@@ -23,7 +23,8 @@ from keep_protocol.network_policy import Egress, EgressRule, NetworkPolicy
 from keep_protocol.secret_api import SecretList, SourceState
 from keep_protocol.secret_sources import KbsSource
 from keep_protocol.spec import canonical
-from tests.unit.app_loader.execution_harness import guest
+from keep_protocol.states import RunState
+from tests.unit.app_loader.execution_harness import SPINS, guest, wat
 from tests.unit.app_loader.keep_process import STATE
 from tests.unit.app_loader.key_release.services import BROKER, ServiceAuthority
 from tests.unit.app_loader.key_release.verifying_broker import VerifyingBroker, this_code
@@ -65,6 +66,7 @@ class Fetching:
             evidence=EvidenceKind.SIMULATED,
             network=NetworkPolicy(listen=(), egress=Egress(allow=(allowed,), deny=())),
             secrets=(source,),
+            restart_runs=True,
         )
 
     def served(self) -> int:
@@ -153,3 +155,20 @@ def test_a_keep_of_another_spec_than_the_broker_expects_gets_nothing_and_says_wh
     listed = msgspec.json.decode(fetching.attested().ask("GET", "/v1/secrets").body, type=SecretList)
     assert listed.secrets == ()
     assert [source.state for source in listed.sources] == [SourceState.WAITING]
+
+
+def test_a_run_with_a_secret_that_was_interrupted_goes_on_with_it_in_the_next_life(fetching: Fetching) -> None:
+    wire = fetching.keep.connect(fetching.keep.owner)
+    assert wire.ask("PUT", "/v1/workload", wat(SPINS), content_type="application/wasm").status == 200
+    body = b'{"secrets": [{"name": "key", "env": "KEY"}]}'
+    started = wire.ask("POST", "/v1/runs", body, content_type=JSON)
+    run = msgspec.json.decode(started.body, type=Run)
+    fetching.kill_and_restart()
+
+    def state() -> RunState:
+        answer = fetching.keep.connect(fetching.keep.owner).ask("GET", f"/v1/runs/{run.id}")
+        return msgspec.json.decode(answer.body, type=Run).state
+
+    eventually(lambda: state() is not RunState.QUEUED)
+    assert state() is RunState.RUNNING
+    assert fetching.served() == 2

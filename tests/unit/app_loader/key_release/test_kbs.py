@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from app_loader.attesters.tpm_transport import SocketTransport
 from app_loader.errors import AttesterError
 from app_loader.key_release.errors import KeyRefusedError, KeyReleaseError, KeyServiceError, MalformedReplyError
 from app_loader.key_release.kbs import fetch_from_broker
-from app_loader.key_release.proof import Proof
+from app_loader.key_release.proof import BoundStatement, Proof
 from app_loader.key_release.recipient_keys import new_recipient
 from keep_attestation.policy import Policy, parse_policy
 from keep_attestation.tpm.policy import TpmPolicy
@@ -148,6 +149,29 @@ class _Broken(SimulatedAttester):
 def test_hardware_that_fails_is_named(url: str) -> None:
     with pytest.raises(KeyReleaseError, match="cannot prove itself: the device is gone"):
         fetch(url, proof_of(_Broken()))
+
+
+def test_hardware_that_is_at_work_for_a_fetch_that_was_given_up_is_not_asked_again_meanwhile() -> None:
+    at_work, done = threading.Event(), threading.Event()
+
+    class Slow(SimulatedAttester):
+        def attest(self, statement: Statement) -> Attestation:
+            at_work.set()
+            done.wait(PATIENCE)
+            raise AttesterError("and it fails")
+
+    async def play() -> None:
+        proof = proof_of(Slow())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.0):
+                await proof.attest(BoundStatement.over(b""))
+        assert await asyncio.to_thread(at_work.wait, PATIENCE)
+        assert proof.one_at_a_time.locked()
+        done.set()
+        async with asyncio.timeout(PATIENCE), proof.one_at_a_time:
+            pass
+
+    asyncio.run(play())
 
 
 def test_a_keep_with_a_tpm_gets_its_secret_by_a_quote(broker: VerifyingBroker, url: str) -> None:
