@@ -143,7 +143,8 @@ class AwsKmsSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     @property
     def endpoint(self) -> str:
         """The URL that requests go to."""
-        return (self.url or f"https://kms.{self.region}.amazonaws.com").rstrip("/")
+        partition = ".cn" if self.region.startswith("cn-") else ""
+        return (self.url or f"https://kms.{self.region}.amazonaws.com{partition}").rstrip("/")
 
 
 SecretSource: TypeAlias = KbsSource | AwsKmsSource

@@ -110,6 +110,8 @@ def test_addresses_are_read_from_urls() -> None:
         ("169.254.169.254", 80, "PUT"),
         ("169.254.169.254", 80, "GET"),
     ]
+    in_china = msgspec.structs.replace(by_role, region="cn-north-1")
+    assert in_china.endpoint == "https://kms.cn-north-1.amazonaws.com.cn"
     by_secret = AwsKmsSource("key", "eu-central-1", "AAAA", SecretCredentials("aws"), url="https://vpce.example/")
     assert [request.address[:2] for request in requests_of(by_secret)] == [("vpce.example", 443)]
 
