@@ -41,10 +41,11 @@ from testers.keepctl.fetching import fetch
 from testers.keepctl.files import sent_to
 from testers.keepctl.guest_paths import Folder, Location, Transfer, folder_mounts, locate, run_mounts
 from testers.keepctl.interruption import Interrupted, interruptible
+from testers.keepctl.option_words import fields_as_options
 from testers.keepctl.quantities import duration, size
 from testers.keepctl.secrets import secret_use
 from testers.keepctl.sending import Entry, entries_of, send
-from testers.keepctl.specification import add_evidence_options, evidence_of, principals_of
+from testers.keepctl.specification import SPEC_OPTIONS, add_evidence_options, evidence_of, principals_of
 from testers.keepctl.streams import STDERR, STDIN, STDOUT, file_chunks, read_chunks, write_all
 from testers.keepctl.temporary_keep import temporary_keep
 from testers.keepctl.trust_store import policy_from_file
@@ -216,11 +217,12 @@ def _keep(options: argparse.Namespace, deployment: Deployment, manager: ManagerC
     if evidence is not None and options.policy is None:
         raise InvalidArgumentError("a keep that is made for one run needs to be told what to prove: give --policy FILE")
     policy = None if options.policy is None else policy_from_file(options.policy)
-    spec = new_spec(
-        principals=principals_of(deployment, []),
-        limits=_limits(options.memory, options.timeout),
-        evidence=evidence,
-    )
+    with fields_as_options(SPEC_OPTIONS):
+        spec = new_spec(
+            principals=principals_of(deployment, []),
+            limits=_limits(options.memory, options.timeout),
+            evidence=evidence,
+        )
     digest = None if policy is None else spec_digest(canonical(spec))
     with (
         temporary_keep(manager, spec) as keep,

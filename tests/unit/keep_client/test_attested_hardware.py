@@ -15,6 +15,7 @@ from keep_attestation.ratls.peer import PeerVerdict, verify_fresh, verify_peer
 from keep_attestation.snp.products import Product
 from keep_attestation.snp.report import HOST_REQUESTED_VMPL
 from keep_attestation.snp.verifier import examine_snp
+from keep_attestation.trusted_time import TimeFloor
 from keep_attestation.verification import Examiner
 from keep_client import Credentials, EvidenceRefusedError, new_spec
 from keep_protocol.evidence import EvidenceKind
@@ -48,7 +49,9 @@ def chip() -> FakeChip:
 
 def judged(monkeypatch: pytest.MonkeyPatch, examine: Examiner | None = None) -> None:
     for verify in (verify_peer, verify_fresh):
-        monkeypatch.setattr(keep_client.attested_peer, verify.__name__, partial(verify, at=NOW, examine=examine))
+        monkeypatch.setattr(keep_client.attested_peer, verify.__name__, partial(verify, examine=examine))
+    # At the time of the fake chips' certificates, which is before this package.
+    monkeypatch.setattr(TimeFloor, "now", lambda floor: NOW)
 
 
 @pytest.fixture
