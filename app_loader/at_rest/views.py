@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
@@ -181,7 +182,8 @@ class Views:
                 )
             await self._replace(view)
         except OSError as error:
-            return f"`{view.area}` cannot be sealed ({error.strerror or error}): {_NOT_KEPT}"
+            reason = "disk full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else error.strerror or str(error)
+            return f"`{view.area}` cannot be sealed ({reason}): {_NOT_KEPT}"
         except RefusalError as refusal:
             return f"`{view.area}` cannot be sealed ({refusal.detail}): {_NOT_KEPT}"
         return None

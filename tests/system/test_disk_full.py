@@ -64,7 +64,7 @@ def test_a_guest_that_fills_the_disk_is_ended_and_its_keep_can_be_removed(
     deployment_on_small_disk: Deployment,
 ) -> None:
     deployment = deployment_on_small_disk
-    deployment.create("--name", "k", *LIMITS)
+    deployment.create("--name", "k", "--at-rest", "plain", *LIMITS)
     filled = deployment.keepctl("run", str(guest("fill_disk")), "--keep", "k", "--", "/data/full", check=False)
     assert filled.returncode == 125, filled
     assert "disk full" in filled.stderr
@@ -74,3 +74,17 @@ def test_a_guest_that_fills_the_disk_is_ended_and_its_keep_can_be_removed(
     deployment.keepctl("rm", "k")
     deployment.create("--name", "k", *LIMITS)
     assert deployment.keepctl("run", str(example("hello")), "--keep", "k").stdout == "Hello, world!\n"
+
+
+def test_what_a_guest_wrote_and_the_disk_does_not_hold_is_not_kept_and_said_so(
+    deployment_on_small_disk: Deployment,
+) -> None:
+    deployment = deployment_on_small_disk
+    deployment.create("--name", "k", *LIMITS)
+    deployment.keepctl("run", str(guest("write_file")), "--keep", "k", "--", "/data/kept", "text")
+    filled = deployment.keepctl("run", str(guest("fill_disk")), "--keep", "k", "--", "/data/full", check=False)
+    assert filled.returncode == 125, filled
+    assert "disk full" in filled.stderr
+    assert "not kept" in filled.stderr
+    assert deployment.keepctl("run", str(example("hello")), "--keep", "k").stdout == "Hello, world!\n"
+    assert deployment.keepctl("get", "k", "/data/kept", "-").stdout == "text"
