@@ -96,7 +96,8 @@ class Server:
                     raise
                 self._pause_accepting()
                 return
-            peer = f"{address[0]}:{address[1]}"
+            # In a virtual machine clients come through a channel of the host's, which says nothing of them.
+            peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "a client"
             if len(self._handshakes) + len(self._connections) >= self._max_connections and not self._make_room():
                 connection.close()
                 self._refusals.warning("closed %s: %d connections are open", peer, self._max_connections)
@@ -159,6 +160,8 @@ class Server:
 
 def _detect_dead_peers(connection: socket.socket) -> None:
     """A client that vanishes while it follows a stream is noticed after two minutes."""
+    if connection.family not in {socket.AF_INET, socket.AF_INET6}:
+        return  # whoever forwards it to us notices
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4)):
         connection.setsockopt(socket.IPPROTO_TCP, option, value)

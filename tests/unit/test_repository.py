@@ -31,6 +31,13 @@ FORBIDDEN = {
     "keep_protocol": {*_TOO_HEAVY, "wasmtime", *PACKAGES} - {"keep_protocol"},
     "app_loader": {*_TOO_HEAVY, "keep_loader", "keep_manager", "keep_client", "testers"},
     "keep_loader": {*_TOO_HEAVY, "keep_manager", "keep_client", "testers"},
+    "keep_guest": {*_TOO_HEAVY, "keep_loader", "keep_manager", "keep_client", "keep_attestation", "testers"},
+    # It reads the code of the guest as files; what it predicts, verifiers compare with.
+    "keep_image": {
+        *_TOO_HEAVY,
+        *("wasmtime", "app_loader", "keep_guest", "keep_loader", "keep_manager", "keep_client", "testers"),
+        "keep_attestation",
+    },
     # A library of its own: whoever verifies needs nothing of what is verified.
     "keep_attestation": {
         *_SERVER_SIDE,

@@ -1,0 +1,223 @@
+"""The guest's end of the serial data channel: each stream of the host's becomes a connection to the app-loader."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from keep_protocol.channel import (
+    KEEP_SERVICE,
+    Aborted,
+    ChannelError,
+    Credited,
+    Ended,
+    Event,
+    Multiplexer,
+    Opened,
+    Received,
+    Role,
+)
+
+_CHUNK = 64 * 1024
+
+
+@dataclass
+class _Connection:
+    """One stream's socket to the app-loader, and what waits to be written to it."""
+
+    stream: int
+    socket: socket.socket
+    waiting: bytearray = field(default_factory=bytearray)
+    ended: bool = False
+    """The host sends no more; said to the app-loader when all is written."""
+    finished: bool = False
+    """The app-loader sends no more."""
+    interest: int = 0
+
+
+class DataChannel:
+    """Moves bytes between the port and the app-loader's socket, never more at a time than the other side takes.
+
+    A host that breaks the framing ends every connection, and the channel begins anew; what the streams carry is TLS,
+    so no client mistakes that for anything but a broken network.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector, port: int, connect: Callable[[], socket.socket]) -> None:
+        self._selector = selector
+        self._port = port
+        self._connect = connect
+        self._multiplexer = Multiplexer(Role.GUEST)
+        self._connections: dict[int, _Connection] = {}
+        self._port_interest = 0
+        self._watch_port()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the port is not being watched, because its host is gone; `retry` tries it again."""
+        return self._port_interest == 0
+
+    def retry(self) -> None:
+        """Watch the port again, for a host that may be back."""
+        if self.broken:
+            self._watch_port()
+
+    def _serve_port(self, ready: int) -> None:
+        try:
+            if ready & selectors.EVENT_READ:
+                data = os.read(self._port, _CHUNK)
+                if not data:
+                    # virtio-serial's way to say that nobody is connected on the host.
+                    self._begin_anew(watch=False)
+                    return
+                for event in self._multiplexer.receive(data):
+                    self._handle(event)
+            self._write_port()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except (OSError, ChannelError) as error:
+            print(f"data channel: {error}", flush=True)
+            self._begin_anew(watch=False)
+            return
+        self._settle()
+
+    def _begin_anew(self, *, watch: bool) -> None:
+        for connection in tuple(self._connections.values()):
+            self._drop(connection)
+        self._multiplexer = Multiplexer(Role.GUEST)
+        if self._port_interest:
+            self._selector.unregister(self._port)
+            self._port_interest = 0
+        if watch:
+            self._watch_port()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Opened):
+            self._open(event)
+            return
+        connection = self._connections.get(event.stream)
+        if connection is None:
+            return
+        if isinstance(event, Received):
+            connection.waiting += event.data
+            self._write_socket(connection)
+        elif isinstance(event, Ended):
+            connection.ended = True
+            self._write_socket(connection)
+        elif isinstance(event, Aborted):
+            self._drop(connection)
+        elif isinstance(event, Credited):
+            pass  # `_settle` watches its socket again
+
+    def _open(self, event: Opened) -> None:
+        if event.service != KEEP_SERVICE:
+            self._multiplexer.abort(event.stream, f"there is no service {event.service!r}")
+            return
+        try:
+            inner = self._connect()
+        except OSError as error:
+            self._multiplexer.abort(event.stream, f"the keep takes no connection: {error.strerror}")
+            return
+        self._connections[event.stream] = _Connection(event.stream, inner)
+
+    def _serve_socket(self, connection: _Connection, ready: int) -> None:
+        if connection.stream not in self._connections:
+            return
+        try:
+            if ready & selectors.EVENT_WRITE:
+                self._write_socket(connection)
+            if ready & selectors.EVENT_READ and connection.stream in self._connections:
+                self._read_socket(connection)
+            self._write_port()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except ChannelError as error:
+            print(f"data channel: {error}", flush=True)
+            self._begin_anew(watch=False)
+            return
+        self._settle()
+
+    def _read_socket(self, connection: _Connection) -> None:
+        room = min(self._multiplexer.writable(connection.stream), _CHUNK)
+        if room == 0:
+            return
+        try:
+            data = connection.socket.recv(room)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._give_up(connection, error.strerror or "connection lost")
+            return
+        if data:
+            self._multiplexer.send(connection.stream, data)
+            return
+        connection.finished = True
+        self._multiplexer.end(connection.stream)
+        self._drop_if_over(connection)
+
+    def _write_socket(self, connection: _Connection) -> None:
+        try:
+            while connection.waiting:
+                count = connection.socket.send(connection.waiting)
+                del connection.waiting[:count]
+                self._multiplexer.acknowledge(connection.stream, count)
+            if connection.ended:
+                connection.socket.shutdown(socket.SHUT_WR)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._give_up(connection, error.strerror or "connection lost")
+            return
+        self._drop_if_over(connection)
+
+    def _give_up(self, connection: _Connection, reason: str) -> None:
+        self._multiplexer.abort(connection.stream, reason)
+        self._drop(connection)
+
+    def _drop_if_over(self, connection: _Connection) -> None:
+        if connection.finished and connection.ended and not connection.waiting:
+            self._drop(connection)
+
+    def _drop(self, connection: _Connection) -> None:
+        if self._connections.pop(connection.stream, None) is None:
+            return
+        if connection.interest:
+            self._selector.unregister(connection.socket)
+        connection.socket.close()
+
+    def _write_port(self) -> None:
+        while data := self._multiplexer.output():
+            count = os.write(self._port, data)
+            self._multiplexer.written(count)
+
+    def _settle(self) -> None:
+        """Watch what can go on and nothing else: what is ready and not served would keep the loop spinning."""
+        for connection in tuple(self._connections.values()):
+            wanted = selectors.EVENT_WRITE if connection.waiting else 0
+            if not connection.finished and self._multiplexer.writable(connection.stream):
+                wanted |= selectors.EVENT_READ
+            self._watch_socket(connection, wanted)
+        self._watch_port()
+
+    def _watch_socket(self, connection: _Connection, wanted: int) -> None:
+        if wanted == connection.interest:
+            return
+        if wanted == 0:
+            self._selector.unregister(connection.socket)
+        elif connection.interest == 0:
+            self._selector.register(connection.socket, wanted, lambda ready: self._serve_socket(connection, ready))
+        else:
+            self._selector.modify(connection.socket, wanted, lambda ready: self._serve_socket(connection, ready))
+        connection.interest = wanted
+
+    def _watch_port(self) -> None:
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._multiplexer.pending else 0)
+        if wanted == self._port_interest:
+            return
+        if self._port_interest == 0:
+            self._selector.register(self._port, wanted, self._serve_port)
+        else:
+            self._selector.modify(self._port, wanted, self._serve_port)
+        self._port_interest = wanted

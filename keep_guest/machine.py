@@ -1,0 +1,79 @@
+"""Makes the bare machine usable: file systems, kernel modules, a group for the keep's processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from keep_guest.errors import SystemCallError
+from keep_guest.system import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT, load_module, mount
+
+STATE: Final = Path("/var/lib/keep")
+"""The keep's only folder to write; in memory, so that it ends with the machine."""
+HOST_FILES: Final = Path("/run/host")
+"""What the host tells while the keep runs: its revocation lists."""
+MODULES: Final = Path("/usr/lib/modules")
+
+_MODULE_LISTS: Final = MODULES / "groups.json"
+_GROUPS: Final = Path("/sys/fs/cgroup")
+_BOOT_LOG: Final = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+
+_MOUNTS: Final = (
+    ("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=0755"),
+    ("tmpfs", "/run", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755"),
+    ("tmpfs", "/tmp", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=16m"),
+    ("tmpfs", str(STATE), MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=75%"),
+    ("securityfs", "/sys/kernel/security", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("cgroup2", str(_GROUPS), MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+)
+
+
+def mount_file_systems() -> None:
+    """What every keep needs; afterwards nothing of the image can be written. Raises `SystemCallError`."""
+    for kind, target, flags, options in _MOUNTS:
+        mount(kind, target, flags, options)
+    # A folder of devtmpfs, so it cannot be in the image.
+    memory = Path("/dev/wasmkeep")
+    memory.mkdir(mode=0o755)
+    mount("tmpfs", str(memory), MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777")
+    HOST_FILES.mkdir(mode=0o755)
+    mount("rootfs", "/", MS_REMOUNT | MS_RDONLY)
+
+
+def load_modules(group: str) -> bool:
+    """Load a group of the image's modules, in order; whether all found their hardware.
+
+    A kernel that has all of it built in comes without modules. Raises `SystemCallError`.
+    """
+    if not _MODULE_LISTS.is_file():
+        return True
+    names: list[str] = json.loads(_MODULE_LISTS.read_text()).get(group, [])
+    found = [load_module(MODULES / name) for name in names]
+    return all(found)
+
+
+def mount_reports() -> None:
+    """configfs, in which hardware's reports are made. Raises `SystemCallError`."""
+    mount("configfs", "/sys/kernel/config", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def let_read_boot_log() -> None:
+    """The event log of the measured boot is evidence, and no secret; the kernel lets only root read it."""
+    if _BOOT_LOG.exists():
+        os.chmod(_BOOT_LOG, 0o444)
+
+
+def make_group(tasks: int) -> Path:
+    """A control group for the keep: it counts what the kernel kills for want of memory, and bounds processes."""
+    try:
+        (_GROUPS / "cgroup.subtree_control").write_text("+memory +pids")
+        group = _GROUPS / "keep"
+        group.mkdir()
+        (group / "pids.max").write_text(str(tasks))
+    except OSError as error:
+        raise SystemCallError(f"no control group can be made: {error}") from None
+    return group
