@@ -26,7 +26,8 @@ _MOUNTS: Final = (
     ("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=0755"),
     ("tmpfs", "/run", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755"),
     ("tmpfs", "/tmp", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=16m"),
-    ("tmpfs", str(STATE), MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=75%"),
+    # Not MS_NOEXEC: compiled modules are mapped from there to be executed.
+    ("tmpfs", str(STATE), MS_NOSUID | MS_NODEV, "mode=0700,size=75%"),
     ("securityfs", "/sys/kernel/security", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
     ("cgroup2", str(_GROUPS), MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
 )

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from keep_image.cli import add_image_commands
+from keep_image.errors import ImageError
 from keep_manager.config import (
     DEFAULT_DOMAIN,
     DEFAULT_ENDPOINT_ADDRESS,
@@ -46,7 +48,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         sys.exit(command(options))
-    except ManagerError as error:
+    except (ManagerError, ImageError) as error:
         print(f"keep-manager: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -245,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--remove", action="store_true", help="take the unit files away again")
 
     _command(commands, "doctor", _doctor, "check the home and what this host can do")
+    add_image_commands(commands)
     return parser
 
 

@@ -137,24 +137,25 @@ install_system_packages() {
 
 # What tests alone need: without it they say what they skip.
 install_test_tools() {
-    if command -v swtpm >/dev/null && command -v swtpm_setup >/dev/null; then
+    if command -v swtpm >/dev/null && command -v swtpm_setup >/dev/null &&
+        command -v qemu-system-x86_64 >/dev/null && [ -e /usr/share/ovmf/OVMF.fd ]; then
         return
     fi
     if command -v apt-get >/dev/null; then
-        line='apt-get install --yes --no-install-recommends swtpm swtpm-tools'
+        line='apt-get install --yes --no-install-recommends swtpm swtpm-tools qemu-system-x86 ovmf'
     elif command -v dnf >/dev/null; then
-        line='dnf install --assumeyes swtpm swtpm-tools'
+        line='dnf install --assumeyes swtpm swtpm-tools qemu-system-x86-core edk2-ovmf'
     else
-        line='the packages swtpm and swtpm-tools'
+        line='the packages of swtpm, its tools, QEMU for x86 and OVMF'
     fi
     if [ "$(id -u)" != 0 ]; then
-        say "tests with a TPM will be skipped; for them: sudo $line"
+        say "tests with a TPM or a virtual machine will be skipped; for them: sudo $line"
         return
     fi
-    say 'installing swtpm, a TPM in software, for the tests'
+    say 'installing swtpm, a TPM in software, QEMU and its firmware, for the tests'
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive $line </dev/null >/dev/null 2>&1 ||
-        say "tests with a TPM will be skipped: '$line' failed"
+        say "tests with a TPM or a virtual machine will be skipped: '$line' failed"
 }
 
 # Everything the virtual environment depends on; another path too, because a venv cannot be moved.
