@@ -19,8 +19,10 @@ _TPM: Final = Path("/dev/tpmrm0")
 
 _SNP_HOST_DATA: Final = slice(0xC0, 0xE0)
 """SEV-SNP ABI 1.58, table 23."""
-_TDX_MR_CONFIG_ID: Final = slice(48 + 184, 48 + 232)
-"""In a quote of version 4 or 5 with a TD report of version 1.0, after the header: TDX DCAP quoting library, A.3."""
+_TDX_BODY: Final = {4: 48, 5: 54}
+"""Where the TD's report begins in a quote, by the quote's version: TDX DCAP quoting library, A.3."""
+_TDX_MR_CONFIG_ID: Final = slice(184, 232)
+"""In that report."""
 
 
 def extend_spec(digest: str, device: Path = _TPM) -> bool:
@@ -44,9 +46,16 @@ def check_launch(kind: EvidenceKind, digest: str) -> None:
         evidence = find_attester(kind, {}).attest(Statement(claims=b"", spki=b"", nonce=None)).evidence
     except AttesterError as error:
         raise BindingError(f"the hardware does not say what the machine was launched with: {error}") from error
-    launched = evidence[_SNP_HOST_DATA if kind is EvidenceKind.SNP else _TDX_MR_CONFIG_ID]
+    launched = evidence[_SNP_HOST_DATA] if kind is EvidenceKind.SNP else _td_report(evidence)[_TDX_MR_CONFIG_ID]
     expected = bytes.fromhex(digest).ljust(len(launched), b"\0")
     if not launched or launched != expected:
         raise BindingError(
             f"the machine was launched for the spec {launched.hex() or 'nothing'}, and the host hands over {digest}"
         )
+
+
+def _td_report(quote: bytes) -> bytes:
+    version = int.from_bytes(quote[:2], "little")
+    if version not in _TDX_BODY:
+        raise BindingError(f"the quote has version {version}, known are 4 and 5")
+    return quote[_TDX_BODY[version] :]

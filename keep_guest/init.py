@@ -129,13 +129,18 @@ class _Supervision:
         self._selector.register(self._keep.events, selectors.EVENT_READ, lambda _: self._serve_keep())
         self._watch_control()
         while (status := self._reap()) is None:
-            idle = self._control_interest == 0 or (self._data is not None and self._data.broken)
-            for key, ready in self._selector.select(_RETRY_SECONDS if idle else None):
+            alone = self._control_interest == 0 or (self._data is not None and self._data.broken)
+            events = self._selector.select(_RETRY_SECONDS if alone else None)
+            for key, ready in events:
                 serve: Callable[[int], object] = key.data
                 serve(ready)
-            self._watch_control()
-            if self._data is not None:
-                self._data.retry()
+            if self._control_interest:
+                self._watch_control()
+            # Only after a pause: a port whose host is gone is always readable.
+            if alone and not events:
+                self._watch_control()
+                if self._data is not None:
+                    self._data.retry()
         self._serve_keep()
         self._tell_end(status)
 

@@ -74,6 +74,8 @@ def _data_of(path: Path) -> bytes:
         if name.startswith("data.tar"):
             if name not in {"data.tar", "data.tar.xz", "data.tar.gz"}:
                 raise PackageError(f"{path.name}: {name} is compressed in a way that Python 3.11 cannot read")
+            if position + size > len(content):
+                raise PackageError(f"{path.name} ends within {name}")
             return content[position : position + size]
         position += size + size % 2
     raise PackageError(f"{path.name} has no data.tar")

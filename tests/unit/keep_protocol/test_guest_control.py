@@ -1,0 +1,74 @@
+"""Lines between a host and its guest: whole ones only, and nothing that the protocol does not have."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from keep_protocol.guest_control import (
+    GUEST_PROTOCOL_VERSION,
+    Alive,
+    GuestChannel,
+    GuestConfiguration,
+    GuestControlError,
+    LineReader,
+    Ready,
+    Revocations,
+    Stop,
+    decode_command,
+    decode_configuration,
+    decode_event,
+    encode_line,
+)
+from keep_protocol.handover import Configuration
+
+CONFIGURATION = GuestConfiguration(
+    version=GUEST_PROTOCOL_VERSION,
+    configuration=Configuration(id="a", deployment="b", spec="{}", domain="c", names=()),
+    invocation="d",
+    channel=GuestChannel.SERIAL,
+)
+
+
+def test_what_is_said_is_what_is_heard() -> None:
+    assert decode_configuration(encode_line(CONFIGURATION)) == CONFIGURATION
+    for command in (Stop(), Revocations("lists")):
+        assert decode_command(encode_line(command)) == command
+    for event in (Alive(), Ready("certificate")):
+        assert decode_event(encode_line(event)) == event
+
+
+def test_lines_on_the_wire_are_named_by_what_they_are() -> None:
+    assert encode_line(Stop()) == b'{"command":"stop"}\n'
+    assert encode_line(Alive()) == b'{"event":"alive"}\n'
+
+
+def test_another_version_is_refused_with_what_to_do() -> None:
+    line = encode_line(msgspec.structs.replace(CONFIGURATION, version=2))
+    with pytest.raises(GuestControlError, match="version 2 of the protocol, this image 1: build the image"):
+        decode_configuration(line)
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b'{"command":"format"}', b'{"command":"stop","now":true}'])
+def test_what_is_no_command_is_refused(line: bytes) -> None:
+    with pytest.raises(GuestControlError, match="no known command"):
+        decode_command(line)
+
+
+@pytest.mark.parametrize("line", [b'{"event":"ready"}', b'{"event":"stop"}', b'{"event":"alive","since":1}'])
+def test_what_is_no_event_is_refused(line: bytes) -> None:
+    with pytest.raises(GuestControlError, match="no known event"):
+        decode_event(line)
+
+
+@pytest.mark.parametrize("pieces", [[b"one\ntwo\nrest"], [b"o", b"ne", b"\n", b"two\nre", b"st"]])
+def test_lines_come_out_whole_however_they_came_in(pieces: list[bytes]) -> None:
+    reader = LineReader()
+    assert [line for piece in pieces for line in reader.feed(piece)] == [b"one", b"two"]
+    assert reader.feed(b"\n") == [b"rest"]
+
+
+@pytest.mark.parametrize("data", [b"12345", b"12345\n", b"1\n12345\n1\n"])
+def test_a_line_beyond_the_limit_is_refused_with_or_without_its_end(data: bytes) -> None:
+    with pytest.raises(GuestControlError, match="more than 4 bytes"):
+        LineReader(limit=4).feed(data)
