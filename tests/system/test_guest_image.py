@@ -40,6 +40,8 @@ from keep_protocol.guest_control import (
 from keep_protocol.handover import Configuration
 from keep_protocol.keep_api import RunRequest
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
+from testers.keepctl.attestation.image_policy import ExpectedImage, PolicyOfAnImage
+from testers.keepctl.attestation.observation import observe
 from tests.guest_machine import Forwarder, GuestMachine, running_machine
 from tests.system.deployment import example
 from tests.unit.app_loader.pki import Credential, self_signed
@@ -164,6 +166,14 @@ def test_a_measured_keep_proves_the_image_and_the_spec_and_serves_its_owner(
     credentials = Credentials(path, path)
     digest = spec_digest(canonical(spec))
     expected = ExpectedKeep(keep=KEEP_ID, spec_sha256=bytes.fromhex(digest))
+
+    # As `keepctl trust --image` looks at it.
+    expected_image = ExpectedImage(folder=image, memory=MEMORY << 20, allow_software_tpm=True)
+    tables = expected_image.tables(EvidenceKind.TPM, digest)
+    policy = PolicyOfAnImage(name="image", image=tables, allow_software_tpm=True)
+    observed = observe(forwarder.endpoint, credentials, policy, expected)
+    assert observed.verdict is not None
+    assert observed.verdict.accepted, observed.verdict
 
     seen: list[PeerVerdict] = []
     image_alone = TpmPolicy(pcrs={"sha256": predicted(image, digest)})

@@ -49,8 +49,12 @@ class PolicyOfWhatIsThere(Policy, frozen=True):
     def alternatives(self, kind: EvidenceKind) -> tuple[Any, ...]:
         return (self,)
 
+    def demanded(self, kind: EvidenceKind, facts: Facts) -> Table:
+        """The table to judge by, and to pin."""
+        return reference_values(kind, facts, pin=True)
+
     def appraise(self, kind: EvidenceKind, facts: Facts) -> tuple[Check, ...]:
-        policy = policy_from({"name": self.name, kind.value: reference_values(kind, facts, pin=True)})
+        policy = policy_from({"name": self.name, kind.value: self.demanded(kind, facts)})
         return policy.appraise(kind, facts)
 
 
