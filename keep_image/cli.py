@@ -34,9 +34,11 @@ def add_image_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     show.add_argument("--contents", action="store_true", help="every file of the initramfs too")
     show.add_argument("--json", action="store_true")
 
-    diff = _command(subcommands, "diff", _diff, "explain how two images differ; status 1 when they do")
-    diff.add_argument("first", metavar="DIR")
-    diff.add_argument("second", metavar="DIR")
+    diff = _command(
+        subcommands, "diff", _diff, "explain how two images, or two measurements, differ; status 1 when they do"
+    )
+    diff.add_argument("first", metavar="DIR|FILE", help="an image's folder, or what `measure` printed")
+    diff.add_argument("second", metavar="DIR|FILE")
     diff.add_argument("--json", action="store_true")
 
     measure = _command(subcommands, "measure", _measure, "predict what evidence says of an image, as a policy")
@@ -126,11 +128,15 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from keep_image.comparison import changed_measurements, differences
+    from keep_image.comparison import changed_measurements, differences, measurement_differences, read_measurement
     from keep_image.manifest import load_manifest
 
-    first, second = load_manifest(Path(options.first)), load_manifest(Path(options.second))
-    found, changed = differences(first, second), changed_measurements(first, second)
+    if Path(options.first).is_file() and Path(options.second).is_file():
+        values = (read_measurement(Path(options.first)), read_measurement(Path(options.second)))
+        found, changed = measurement_differences(*values), []
+    else:
+        first, second = load_manifest(Path(options.first)), load_manifest(Path(options.second))
+        found, changed = differences(first, second), changed_measurements(first, second)
     if options.json:
         document = [{"what": each.what, "before": each.before, "after": each.after} for each in found]
         print(json.dumps({"differences": document, "measurements": changed}, indent=1))
@@ -139,7 +145,10 @@ def _diff(options: argparse.Namespace) -> int:
         print(each.what)
         print(f"  - {each.before or 'not there'}")
         print(f"  + {each.after or 'not there'}")
-    print("\n".join(f"evidence changes by {line}" for line in changed) or "evidence says the same of both")
+    for line in changed:
+        print(f"evidence changes by {line}")
+    if not found:
+        print("evidence says the same of both")
     return 1 if found else 0
 
 

@@ -207,3 +207,20 @@ def test_a_kernel_of_ones_own_must_be_one(tmp_path: Path, capsys: pytest.Capture
     for path, message in ((tmp_path / "text", "no kernel for x86"), (tmp_path / "absent", "cannot be read")):
         with pytest.raises(BuildError, match=message):
             _read_kernel(path)
+
+
+def test_diff_explains_two_measurements_by_what_each_value_stands_for(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, line in (("usual", "quiet"), ("other", "quiet init=/evil")):
+        arguments = ("--backend", "qemu+vtpm", "--memory", "512M", "--cmdline", line)
+        (tmp_path / name).write_text(run(capsys, "image", "measure", str(image), *arguments)[1])
+    status, output, _ = run(capsys, "image", "diff", str(tmp_path / "usual"), str(tmp_path / "other"))
+    assert status == 1
+    assert output.startswith("tpm.pcrs.sha256.9 (the kernel's command line or the initramfs)\n  - ")
+    assert "sha256.4" not in output
+    assert run(capsys, "image", "diff", str(tmp_path / "usual"), str(tmp_path / "usual"))[0] == 0
+    (tmp_path / "other").write_text("no TOML")
+    status, _, errors = run(capsys, "image", "diff", str(tmp_path / "usual"), str(tmp_path / "other"))
+    assert status == 1
+    assert "cannot be read" in errors
