@@ -9,7 +9,7 @@ from typing import Final
 from app_loader.clock import now
 from keep_protocol.bounded_log import BoundedLog
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import KeepEvent, KeepEventList
+from keep_protocol.network_api import KeepEvent, KeepEventList
 from keep_protocol.states import KeepEventKind
 
 MAX_EVENTS: Final = 1000

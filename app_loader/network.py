@@ -27,10 +27,11 @@ from keep_protocol.broker import (
     BrokerRequest,
     BrokerResult,
 )
-from keep_protocol.egress.decision import Decision, explain
+from keep_protocol.egress.decision import explain
 from keep_protocol.egress.hosts import Address, canonical_address
 from keep_protocol.egress.rules import EgressPolicy
 from keep_protocol.egress.targets import Target, target_of
+from keep_protocol.network_api import Decision
 from keep_protocol.network_policy import NetworkPolicy
 from keep_protocol.states import KeepEventKind
 from keep_protocol.strict_json import decode_strictly

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from app_loader import handlers, sealing_handlers, secret_handlers
+from app_loader import handlers, network_handlers, sealing_handlers, secret_handlers
 from app_loader.errors import RouteTableError
 from app_loader.keep import Keep
 from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, percent_decode
@@ -27,6 +27,7 @@ from keep_protocol.keep_api import (
     RunRequest,
     WorkloadInfo,
 )
+from keep_protocol.network_api import EgressExplanation, EgressQuestion, KeepEventList
 from keep_protocol.sealing_api import Sealed, SealRequest, Unsealed, UnsealRequest
 from keep_protocol.secret_api import MAX_TTL, SecretInfo, SecretList
 from keep_protocol.states import FileArea, KeepRole
@@ -144,6 +145,7 @@ ENVELOPE_CARRIERS: Final = DATA_PROVIDERS | RESULT_CONSUMERS
 """Envelopes tell nothing to whoever carries them from keep to keep."""
 OUTPUT_READERS: Final = CALLERS | RESULT_CONSUMERS
 RUN_READERS: Final = OUTPUT_READERS | {KeepRole.AUDITOR}
+AUDITORS: Final = OWNER | {KeepRole.AUDITOR}
 
 _OK: Final = HTTPStatus.OK
 _CREATED: Final = HTTPStatus.CREATED
@@ -373,6 +375,27 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Open what was sealed, if it is no older than it must be",
         body=UnsealRequest,
         answers={_OK: (Unsealed,)},
+    ),
+    Route(
+        "GET",
+        "/v1/events",
+        AUDITORS,
+        network_handlers.list_events,
+        "What happened in this life of the keep: denied connections",
+        query={
+            "cursor": Parameter("only what came after this event", {"type": "integer", "minimum": 0}),
+            "limit": Parameter("at most so many", {"type": "integer", "minimum": 1, "maximum": 1000}),
+        },
+        answers={_OK: (KeepEventList,)},
+    ),
+    Route(
+        "POST",
+        "/v1/egress/explain",
+        AUDITORS,
+        network_handlers.explain_egress,
+        "Whether the keep may connect to somebody, rule by rule; it connects to nobody",
+        body=EgressQuestion,
+        answers={_OK: (EgressExplanation,)},
     ),
     *_files(FileArea.INPUT, put=DATA_PROVIDERS, get=DATA_PROVIDERS, delete=DATA_PROVIDERS),
     *_files(FileArea.OUTPUT, put=OWNER, get=RESULT_CONSUMERS, delete=OWNER),

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from keep_client import keep_calls, secret_calls
+from keep_client import keep_calls, network_calls, secret_calls
 from keep_client.addresses import endpoint_url
 from keep_client.async_channel import AsyncBodyFactory, AsyncChannel
 from keep_client.calls import Call, StreamCall, T
@@ -23,6 +23,7 @@ from keep_client.secret_calls import SealedData, UnsealedData
 from keep_client.sources import Progress, Source, as_source
 from keep_protocol.keep_api import FileList, FileStored, KeepStatus, Run, RunList, RunRequest, WorkloadInfo
 from keep_protocol.manager_api import KeepRecord
+from keep_protocol.network_api import EgressExplanation, KeepEventList
 from keep_protocol.sealing_api import Selector
 from keep_protocol.secret_api import SecretInfo, SecretList
 from keep_protocol.states import FileArea, RunState
@@ -217,6 +218,14 @@ class AsyncKeepClient:
     async def list_secrets(self) -> SecretList:
         """The secrets that the keep holds, without their values."""
         return await self._call(secret_calls.list_secrets())
+
+    async def list_events(self, cursor: int = 0, limit: int = 100) -> KeepEventList:
+        """What the keep itself reports after `cursor`: connections that its spec does not allow."""
+        return await self._call(network_calls.list_events(cursor, limit))
+
+    async def explain_egress(self, url: str, *, method: str | None = None) -> EgressExplanation:
+        """Whether the keep may connect to `url`, which may be `HOST:PORT`, and why; it connects to nobody."""
+        return await self._call(network_calls.explain_egress(url, method))
 
     async def seal(
         self, data: bytes, *, purpose: str, bind: Sequence[Selector] = (), counter: int | None = None

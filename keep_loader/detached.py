@@ -1,6 +1,6 @@
-"""The parent of a keep where no systemd can run: starts it, holds its descriptors, restarts it, reports.
+"""The parent of a keep, or of its broker, where no systemd can run: starts, holds descriptors, restarts, reports.
 
-It promises no limits, no sandbox and no survival of itself: its death takes the keep along.
+It promises no limits, no sandbox and no survival of itself: its death takes its child along.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -29,16 +31,31 @@ _STOP_TIMEOUT = 10.0
 _WATCHDOG = 30.0
 _MAX_STORED = 4
 _PR_SET_PDEATHSIG = 1
+_EX_CONFIG = 78
+"""As RestartPreventExitStatus= of `keep-net@.service`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is started: `python -m MODULE INSTANCE` with this environment."""
+
+    module: str
+    environment: Mapping[str, str]
+    start_limit: int | None = None
+    """Starts within `_START_LIMIT_INTERVAL`, after which it is given up."""
+    done: int | None = None
+    """The exit status with which it has ended because it was meant to."""
+    hopeless: int | None = None
+    """The exit status after which it is not started again."""
 
 
 class DetachedLoader:
-    """One keep's process and what systemd would do for it."""
+    """One child process and what systemd would do for it."""
 
-    def __init__(self, *, instance: str, folder: Path, state: Path, host: Path) -> None:
+    def __init__(self, *, instance: str, folder: Path, program: Program) -> None:
         self._instance = instance
         self._folder = folder
-        self._state = state
-        self._host = host
+        self._program = program
         self._child: subprocess.Popen[bytes] | None = None
         self._invocation = ""
         self._stored: dict[str, int] = {}
@@ -103,7 +120,7 @@ class DetachedLoader:
     def _spawn(self) -> None:
         now = time.monotonic()
         self._starts = [start for start in self._starts if now - start < _START_LIMIT_INTERVAL]
-        if len(self._starts) >= _START_LIMIT_BURST:
+        if self._program.start_limit is not None and len(self._starts) >= self._program.start_limit:
             self._deadline = None
             self._change("failed", "failed", "start-limit-hit")
             return
@@ -113,11 +130,10 @@ class DetachedLoader:
         environment = {
             "INVOCATION_ID": self._invocation,
             "NOTIFY_SOCKET": str(self._folder / "notify"),
-            "STATE_DIRECTORY": str(self._state),
             "RUNTIME_DIRECTORY": str(self._folder),
-            "WASMKEEP_HOST_FOLDER": str(self._host),
             "WATCHDOG_USEC": str(int(_WATCHDOG * 1_000_000)),
             "PYTHONDONTWRITEBYTECODE": "1",
+            **self._program.environment,
         }
         parent = os.getpid()
         descriptors = [self._stored[name] for name in names]
@@ -136,7 +152,7 @@ class DetachedLoader:
         # sd_listen_fds(3) compares LISTEN_PID with the reader's pid, which nobody knows before the fork: a shell
         # tells it.
         script = f'export LISTEN_PID=$$ LISTEN_FDS={len(names)} LISTEN_FDNAMES={":".join(names)}; exec "$@"'
-        python = [sys.executable, "-I", "-m", "keep_loader", self._instance]
+        python = [sys.executable, "-I", "-m", self._program.module, self._instance]
         self._child = subprocess.Popen(
             ["/bin/sh", "-c", script, "sh", *python] if names else python,
             env=environment,
@@ -187,12 +203,16 @@ class DetachedLoader:
         if self._child is None or (status := self._child.poll()) is None:
             return
         self._child = None
-        if self._stopping or status == 0:
+        if self._stopping or status == self._program.done:
             self._stopping = True
             return
         if self._active == "active" or self._result == "success":
             self._result = "signal" if status < 0 else "exit-code"
         self._restarts += 1
+        if status == self._program.hopeless:
+            self._deadline = None
+            self._change("failed", "failed", self._result)
+            return
         self._deadline = time.monotonic() + _RESTART_DELAY
         self._change("activating", "auto-restart", self._result)
 
@@ -226,11 +246,22 @@ class DetachedLoader:
 
 
 def main() -> int:
-    """`python -m keep_loader.detached INSTANCE FOLDER STATE HOST`, started by the manager, which it outlives."""
-    instance, folder, state, host = sys.argv[1:5]
+    """`python -m keep_loader.detached KIND INSTANCE FOLDER BROKER [STATE HOST]`, started by the manager.
+
+    It outlives the manager. `BROKER` is the folder that the keep and its network broker share; of a broker, `KIND` is
+    `keep-net`, and there is nothing more.
+    """
+    kind, instance, folder, broker, *further = sys.argv[1:]
+    environment = {"WASMKEEP_BROKER_FOLDER": broker}
+    if kind == "keep-net":
+        program = Program("keep_net", environment, hopeless=_EX_CONFIG)
+    else:
+        state, host = further
+        environment |= {"STATE_DIRECTORY": state, "WASMKEEP_HOST_FOLDER": host}
+        program = Program("keep_loader", environment, start_limit=_START_LIMIT_BURST, done=0)
     if os.fork():
         os._exit(0)
-    return DetachedLoader(instance=instance, folder=Path(folder), state=Path(state), host=Path(host)).run()
+    return DetachedLoader(instance=instance, folder=Path(folder), program=program).run()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from keep_protocol.names import DEPLOYMENT_ID
 DEFAULT_DOMAIN = "wasmkeep.internal"
 DEFAULT_LISTEN = "127.0.0.1:7443"
 DEFAULT_ENDPOINT_ADDRESS = "127.0.0.1"
+DEFAULT_LISTEN_PORTS = (1024, 65535)
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
@@ -24,7 +25,7 @@ _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _KEYS: dict[str, frozenset[str]] = {
     "": frozenset({"domain", "deployment", "listen", "hosts", "systemd", "endpoints", "keeps", "watch"}),
     "endpoints": frozenset({"address", "ports"}),
-    "keeps": frozenset({"allow_shared_uid", "tpm"}),
+    "keeps": frozenset({"allow_shared_uid", "listen_ports", "private_egress", "tpm"}),
     "watch": WATCH_KEYS,
 }
 
@@ -84,6 +85,16 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantNetwork:
+    """What the host lets keeps of tenants have; operators are not bound by it."""
+
+    listen_ports: tuple[int, int] = DEFAULT_LISTEN_PORTS
+    """First and last."""
+    private_egress: bool = False
+    """Whether they may reach private addresses, among them what listens on this host's loopback."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """`wasmkeep.toml`, checked."""
 
@@ -105,6 +116,7 @@ class Settings:
     """Device or UNIX socket of the TPM 2.0 that keeps attest by; None: /dev/tpmrm0 where it exists."""
     watch: WatchSettings | None = None
     """How the manager looks at its keeps' evidence again and again; None: it does not."""
+    tenant_network: TenantNetwork = TenantNetwork()
 
 
 SUPERVISOR_KINDS = ("auto", "system", "user", "private", "detached")
@@ -173,6 +185,10 @@ address = "{settings.endpoint_address}"
 [keeps]
 # Keeps of several owners may run under one user where the supervisor cannot give each its own.
 allow_shared_uid = {"true" if settings.allow_shared_uid else "false"}
+# First and last port on which keeps of tenants may listen, and whether they may connect to private addresses, among
+# them what listens on this host alone. Keeps of operators may what their spec says.
+listen_ports = [{settings.tenant_network.listen_ports[0]}, {settings.tenant_network.listen_ports[1]}]
+private_egress = {"true" if settings.tenant_network.private_egress else "false"}
 # Device or UNIX socket of the TPM 2.0 by which keeps attest. Without it /dev/tpmrm0, where there is one.
 {f'tpm = "{settings.tpm}"' if settings.tpm else '# tpm = "/dev/tpmrm0"'}
 
@@ -228,9 +244,6 @@ def _settings(document: dict[str, Any], folder: Path) -> Settings:
     hosts = document.get("hosts", [])
     if not isinstance(hosts, list) or not all(isinstance(host, str) and host for host in hosts):
         raise ConfigurationError("`hosts` is not a list of names and addresses")
-    shared = keeps.get("allow_shared_uid", False)
-    if not isinstance(shared, bool):
-        raise ConfigurationError("`keeps.allow_shared_uid` is neither true nor false")
     tpm = _text(keeps, "tpm", "")
     if tpm and not tpm.startswith("/"):
         raise ConfigurationError(f"`keeps.tpm` is {tpm!r}, not the absolute path of a device or socket")
@@ -241,10 +254,14 @@ def _settings(document: dict[str, Any], folder: Path) -> Settings:
         hosts=tuple(hosts),
         systemd=systemd,
         endpoint_address=parse_endpoint_address(_text(endpoints, "address", DEFAULT_ENDPOINT_ADDRESS)),
-        endpoint_ports=_ports(endpoints.get("ports")),
-        allow_shared_uid=shared,
+        endpoint_ports=_ports(endpoints, "endpoints", "ports"),
+        allow_shared_uid=_boolean(keeps, "allow_shared_uid"),
         tpm=Path(tpm) if tpm else None,
         watch=read_watch(_table(document, "watch"), folder),
+        tenant_network=TenantNetwork(
+            listen_ports=_ports(keeps, "keeps", "listen_ports") or DEFAULT_LISTEN_PORTS,
+            private_egress=_boolean(keeps, "private_egress"),
+        ),
     )
 
 
@@ -259,14 +276,22 @@ def parse_endpoint_address(text: str) -> str:
     return str(address)
 
 
-def _ports(value: object) -> tuple[int, int] | None:
+def _boolean(keeps: dict[str, Any], key: str) -> bool:
+    value = keeps.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"`keeps.{key}` is neither true nor false")
+    return value
+
+
+def _ports(table: dict[str, Any], name: str, key: str) -> tuple[int, int] | None:
+    value = table.get(key)
     if value is None:
         return None
     if isinstance(value, list) and len(value) == 2 and all(type(port) is int for port in value):
         first, last = value
         if 1 <= first <= last <= 65535:
             return first, last
-    raise ConfigurationError("`endpoints.ports` is not [FIRST, LAST] with 1 <= FIRST <= LAST <= 65535")
+    raise ConfigurationError(f"`{name}.{key}` is not [FIRST, LAST] with 1 <= FIRST <= LAST <= 65535")
 
 
 def _text(table: dict[str, Any], key: str, default: str | None = None) -> str:

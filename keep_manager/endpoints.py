@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import random
@@ -52,6 +53,17 @@ async def bind_again(endpoint: str) -> socket.socket:
             if time.monotonic() >= end:
                 raise
         await asyncio.sleep(0.02)
+
+
+def port_is_free(address: str, port: int) -> bool:
+    """Whether nobody listens there; whether one may is another question."""
+    try:
+        # The manager may lack the right to a port that a broker has: low ports, to begin with.
+        with contextlib.suppress(PermissionError):
+            _listen(address, port).close()
+    except EndpointTakenError:
+        return False
+    return True
 
 
 def endpoint_of(listener: socket.socket) -> str:

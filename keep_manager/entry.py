@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from keep_manager.store import KeepRow
+from keep_manager.supervisor.interface import ActiveState
 from keep_protocol.handover import SandboxFact
 from keep_protocol.manager_api import Keep, KeepRecord
 from keep_protocol.spec import KeepSpec, decode_spec, spec_digest
@@ -25,6 +26,8 @@ class KeepEntry:
     spki_sha256: str | None = None
     pid: int | None = None
     restarts: int = 0
+    broker: ActiveState | None = None
+    """The state of its network broker; None: it has none, or none was found."""
     sandbox: tuple[SandboxFact, ...] = ()
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 

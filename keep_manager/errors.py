@@ -60,6 +60,13 @@ class KeepStartError(ManagerError):
     """A keep's unit did not start, or what started is not the keep; the message begins with a code."""
 
 
+class BrokerStartError(KeepStartError):
+    """A keep's network broker did not start."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"network-broker: {detail}")
+
+
 class DeviceError(ManagerError):
     """A device that a keep is to use cannot be opened."""
 

@@ -11,6 +11,7 @@ FAULT_POINTS = (
     "create:bound",
     "create:recorded",
     "launch:linked",
+    "launch:network",
     "launch:handed-over",
     "launch:started",
     "launch:verified",

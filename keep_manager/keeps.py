@@ -28,6 +28,7 @@ from keep_manager.entry import KeepEntry
 from keep_manager.errors import EndpointTakenError, KeepStartError, StoreError, SupervisorUnavailableError
 from keep_manager.faults import fault_point
 from keep_manager.lifecycle import Lifecycle
+from keep_manager.network_admission import check_ports, check_tenant
 from keep_manager.store import IdempotencyKey, KeepRow, Phase, Store, timestamp
 from keep_manager.trust import Trust
 from keep_protocol.errors import ErrorCode, RefusalError
@@ -176,6 +177,9 @@ class Keeps:
         check_capacity(spec.limits, self._capacity)
         check_backend(spec.backend, self._lifecycle.supervisor)
         check_evidence(spec.evidence, self._settings.tpm)
+        if not caller.is_operator:
+            check_tenant(spec.network, self._settings.tenant_network)
+        check_ports(spec.network, self._settings.endpoint_address, entries)
         if not caller.is_operator and caller.rights.quota is not None:
             check_quota(spec.limits, caller.rights.quota, [entry for entry in entries if entry.owner == caller.id])
         separated = self._lifecycle.supervisor.promises.own_uid or self._settings.allow_shared_uid

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 from cryptography import x509
 
+from keep_manager.brokers import Brokers
 from keep_manager.config import Settings
 from keep_manager.disk_reserve import DiskReserve
 from keep_manager.endpoints import bind_again, bind_recorded
@@ -31,6 +32,7 @@ from keep_manager.errors import (
 from keep_manager.events import EventLog
 from keep_manager.faults import fault_point
 from keep_manager.handover import HandoverRefusedError, Offer
+from keep_manager.host_links import HostLinks
 from keep_manager.keep_file import PublishedFacts, read_keep_file, spki_digest
 from keep_manager.keep_log import last_line, tail
 from keep_manager.offers import Offers
@@ -67,6 +69,8 @@ class Lifecycle:
         self._reserve = reserve
         self._offering = offers
         self._offers: dict[str, Offer] = {}
+        self._brokers = Brokers(supervisor, settings)
+        self._links = HostLinks(supervisor.paths.runtime, settings.deployment)
 
     def instance(self, entry: KeepEntry) -> str:
         """The instance name of the keep's unit."""
@@ -75,7 +79,7 @@ class Lifecycle:
     @property
     def shared_folder(self) -> Path:
         """What all keeps of this deployment see of their manager."""
-        return self.supervisor.paths.runtime / "deployments" / self._settings.deployment
+        return self._links.shared
 
     def announce(self, row: KeepRow, key: IdempotencyKey | None, actor: str) -> KeepEntry:
         """Record a keep that is about to be made, and take it into memory."""
@@ -118,8 +122,11 @@ class Lifecycle:
         instance = self.instance(entry)
         try:
             self._offers[instance] = self._offering.make(entry, listener)
-            self._link(instance)
+            self._links.make(instance)
             fault_point("launch:linked")
+            # First, because its folder is bound into the keep's view.
+            await self._brokers.start(entry)
+            fault_point("launch:network")
             status = await self.supervisor.start(instance, entry.spec.limits)
         except (DeviceError, SealingKeyError) as error:
             raise KeepStartError(str(error)) from None
@@ -185,6 +192,7 @@ class Lifecycle:
         """Stop a keep and leave it stopped. Raises `SupervisorUnavailableError`: then it is stopped later."""
         self.record(entry, replace(entry.row, desired=Desired.STOPPED, state=KeepState.STOPPING, reason=None))
         await self.supervisor.stop(self.instance(entry))
+        await self._brokers.stop(entry)
         self.record(entry, replace(entry.row, state=KeepState.STOPPED), "keep-stopped", actor=actor)
 
     async def erase(self, entry: KeepEntry, actor: str | None, detail: dict[str, str] | None = None) -> None:
@@ -199,9 +207,10 @@ class Lifecycle:
             self.record(entry, row)
         fault_point("remove:announced")
         await self.supervisor.stop(instance)
+        await self._brokers.stop(entry)
         fault_point("remove:stopped")
         await self.supervisor.wipe(instance)
-        self._unlink(instance)
+        self._links.remove(instance)
         # A TPM may be slow, or busy with another keep.
         await asyncio.to_thread(self._offering.forget, entry)
         fault_point("remove:wiped")
@@ -309,6 +318,7 @@ class Lifecycle:
     async def _keep_running(self, entry: KeepEntry, status: UnitStatus, *, start_missing: bool) -> None:
         match status.active:
             case ActiveState.ACTIVE:
+                await self._brokers.ensure(entry)
                 await self._check_life(entry, status)
             case ActiveState.ACTIVATING:
                 entry.state, entry.reason, entry.pid, entry.restarts = (
@@ -377,21 +387,6 @@ class Lifecycle:
     def _show(self, entry: KeepEntry, status: UnitStatus, facts: PublishedFacts) -> None:
         entry.pid, entry.restarts = status.main_pid, status.restarts
         entry.spki_sha256, entry.sandbox = facts.spki_sha256, facts.sandbox
-
-    def _link(self, instance: str) -> None:
-        """Where the unit finds the folder it sees of us: one name for every instance, so one line in the unit."""
-        link = self._link_path(instance)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        target = Path("..", "deployments", self._settings.deployment)
-        if not link.is_symlink() or link.readlink() != target:
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
-
-    def _unlink(self, instance: str) -> None:
-        self._link_path(instance).unlink(missing_ok=True)
-
-    def _link_path(self, instance: str) -> Path:
-        return self.supervisor.paths.runtime / "hosts" / instance
 
 
 def _absent(instance: str) -> UnitStatus:

@@ -11,7 +11,7 @@ from keep_manager.entry import KeepEntry
 from keep_manager.errors import ManagerError, SupervisorError
 from keep_manager.keeps import Keeps
 from keep_manager.lifecycle import Lifecycle
-from keep_manager.supervisor.interface import ActiveState, Supervisor, UnitStatus
+from keep_manager.supervisor.interface import ActiveState, Supervisor, UnitKind, UnitStatus
 from keep_protocol.names import instance_name
 
 _logger = logging.getLogger(__name__)
@@ -60,28 +60,33 @@ class Reconciler:
 
     async def survey(self, *, start_missing: bool) -> None:
         """One list of all units: known lives are shown at once, the rest is followed up in the background."""
-        units = await self._supervisor.list()
+        units, brokers = await self._supervisor.list(), await self._supervisor.brokers()
+        found = (*units.values(), *brokers.values())
         self._keeps.orphans = frozenset(
-            instance
-            for instance in units
-            if self._is_ours(instance) and self._lifecycle.of_instance(instance) is None and _lives(units[instance])
+            _name(status) for status in found if self._is_ours(status) and self._is_orphan(status) and _lives(status)
         )
-        self._keeps.foreign = frozenset(instance for instance in units if not self._is_ours(instance))
+        self._keeps.foreign = frozenset(_name(status) for status in found if not self._is_ours(status))
         for entry in list(self._lifecycle.entries.values()):
             status = units.get(instance_name(self._deployment, entry.id))
+            broker = brokers.get(instance_name(self._deployment, entry.id))
+            entry.broker = None if broker is None else broker.active
             # Whoever holds the lock is changing the state right now.
             known = status is not None and not entry.lock.locked() and self._lifecycle.recognise(entry, status)
+            known = known and (entry.broker is ActiveState.ACTIVE or not entry.spec.network.names_anything)
             self._follow(entry, start_missing=start_missing, known=known)
 
     def observe(self, status: UnitStatus) -> None:
         """A unit changed."""
         entry = self._lifecycle.of_instance(status.instance)
-        if entry is not None:
-            self._follow(entry, start_missing=False)
-        elif self._is_ours(status.instance):
-            self._keeps.orphans = _with(self._keeps.orphans, status)
-        else:
+        if not self._is_ours(status):
             self._keeps.foreign = _with(self._keeps.foreign, status)
+        elif self._is_orphan(status):
+            self._keeps.orphans = _with(self._keeps.orphans, status)
+        elif entry is not None and status.kind is UnitKind.BROKER:
+            # systemd starts it again; what it lived through does not touch the keep.
+            entry.broker = status.active
+        elif entry is not None:
+            self._follow(entry, start_missing=False)
 
     async def _connected(self, found: asyncio.Event) -> None:
         """As long as the supervisor lives. Listens for changes first and lists then, so that none is missed."""
@@ -148,8 +153,13 @@ class Reconciler:
             except ManagerError as error:
                 _logger.error("keep %s cannot be confirmed: %s", entry.id, error)
 
-    def _is_ours(self, instance: str) -> bool:
-        return instance.startswith(f"{self._deployment}-")
+    def _is_ours(self, status: UnitStatus) -> bool:
+        return status.instance.startswith(f"{self._deployment}-")
+
+    def _is_orphan(self, status: UnitStatus) -> bool:
+        """Whether no record knows of it. A broker has none of its own, but one whose spec names some network."""
+        entry = self._lifecycle.of_instance(status.instance)
+        return entry is None or (status.kind is UnitKind.BROKER and not entry.spec.network.names_anything)
 
 
 def _lives(status: UnitStatus) -> bool:
@@ -157,4 +167,8 @@ def _lives(status: UnitStatus) -> bool:
 
 
 def _with(instances: frozenset[str], status: UnitStatus) -> frozenset[str]:
-    return instances | {status.instance} if _lives(status) else instances - {status.instance}
+    return instances | {_name(status)} if _lives(status) else instances - {_name(status)}
+
+
+def _name(status: UnitStatus) -> str:
+    return status.instance if status.kind is UnitKind.KEEP else f"{status.kind}@{status.instance}"

@@ -15,6 +15,7 @@ import msgspec
 from keep_manager.config import Home, Settings
 from keep_manager.errors import ManagerError
 from keep_manager.server import home_lock
+from keep_manager.supervisor.broker_folder import remove_broker_folders
 from keep_manager.supervisor.choose import choose_supervisor
 from keep_protocol.manager_api import ManagerFile
 
@@ -84,10 +85,13 @@ async def _end_keeps(home: Home, settings: Settings, kind: str) -> int:
     try:
         units = [name for name in await supervisor.list() if name.startswith(f"{settings.deployment}-")]
         await asyncio.gather(*(supervisor.stop(name) for name in units))
+        brokers = [name for name in await supervisor.brokers() if name.startswith(f"{settings.deployment}-")]
+        await asyncio.gather(*(supervisor.stop_broker(name) for name in brokers))
         runtime = supervisor.paths.runtime
         await supervisor.shut_down()
     finally:
         await supervisor.close()
+    remove_broker_folders(runtime, settings.deployment)
     hosts = runtime / "hosts"
     if hosts.is_dir():
         for link in hosts.glob(f"{settings.deployment}-*"):

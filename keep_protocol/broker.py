@@ -12,9 +12,11 @@ PROTOCOL_VERSION = 1
 MAX_MESSAGE = 16 * 1024
 """Bytes of one message on the socket between them (SOCK_SEQPACKET), either way."""
 MAX_ADDRESSES = 64
-"""Of one host; further ones are left out, and refuse the host if they are not to be connected to."""
+"""Of one host; further ones are neither checked nor connected to."""
 
 CONFIGURATION_NAME = "broker.json"
+SOCKET_FOLDER = "socket"
+"""In the folder that a keep and its broker share; in it the socket `BROKER_SOCKET`."""
 
 DEADLINE = 20.0
 """Seconds in which a broker answers, whatever it was asked."""

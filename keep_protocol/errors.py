@@ -38,6 +38,7 @@ class ErrorCode(StrEnum):
     BACKEND_UNAVAILABLE = "backend-unavailable"
     OWNER_REFUSED = "owner-refused"
     ENDPOINT_TAKEN = "endpoint-taken"
+    PORT_TAKEN = "port-taken"
     IDEMPOTENCY_MISMATCH = "idempotency-mismatch"
     SUPERVISOR_UNAVAILABLE = "supervisor-unavailable"
     CURSOR_INVALID = "cursor-invalid"
@@ -118,6 +119,7 @@ _STATUS = {
     ErrorCode.BACKEND_UNAVAILABLE: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.OWNER_REFUSED: HTTPStatus.CONFLICT,
     ErrorCode.ENDPOINT_TAKEN: HTTPStatus.CONFLICT,
+    ErrorCode.PORT_TAKEN: HTTPStatus.CONFLICT,
     ErrorCode.IDEMPOTENCY_MISMATCH: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.SUPERVISOR_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     ErrorCode.CURSOR_INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,

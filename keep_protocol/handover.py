@@ -22,8 +22,8 @@ TPM_FD = "tpm"
 DEVICE_FDS = frozenset({TPM_FD})
 """Descriptors that some keeps get beside these two: an open device, or a connection to what stands for one."""
 
-BROKER_SOCKET = "net.sock"
-"""In a folder that only the keep and its network broker have: where the broker listens."""
+BROKER_SOCKET = "socket/net.sock"
+"""Where a keep's network broker listens, in the folder that only these two have."""
 
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

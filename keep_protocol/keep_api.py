@@ -8,16 +8,7 @@ import msgspec
 
 from keep_protocol.sealing_api import Selector
 from keep_protocol.secret_api import USES_SCHEMA, SecretUse
-from keep_protocol.states import (
-    Backend,
-    ExitReason,
-    FileArea,
-    KeepEventKind,
-    KeepRole,
-    RunState,
-    WorkloadKind,
-    WorkloadState,
-)
+from keep_protocol.states import Backend, ExitReason, FileArea, KeepRole, RunState, WorkloadKind, WorkloadState
 
 WASM_MEDIA_TYPE = "application/wasm"
 PYTHON_MEDIA_TYPE = "text/x-python"
@@ -120,36 +111,6 @@ class AttestationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Asks for fresh evidence. `nonce` is 32 random bytes in base64, never used before."""
 
     nonce: Annotated[str, msgspec.Meta(min_length=44, max_length=44, pattern="^[A-Za-z0-9+/]{43}=$")]
-
-
-class KeepEvent(msgspec.Struct, frozen=True):
-    """Something that happened; `cursor` counts from 1 in every life of the keep."""
-
-    cursor: int
-    at: str
-    kind: KeepEventKind
-    detail: dict[str, str]
-    """Of a denial: `host`, `port`, `method`, `rule`, `reason`, as far as there are any. Of a secret that the keep
-    fetches: its `name`, `source`, and `reason`."""
-
-
-class KeepEventList(msgspec.Struct, frozen=True):
-    """A page of events, oldest first; ask again with `cursor=next`."""
-
-    events: tuple[KeepEvent, ...]
-    next: int
-    forgotten: int
-    """Events after the cursor that are too old to be known any more."""
-
-
-class EgressQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to explain the egress policy for: a `url`, which may be `HOST:PORT`, or `host` and `port`."""
-
-    url: Annotated[str, msgspec.Meta(min_length=1, max_length=8192)] | None = None
-    host: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None = None
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
-    method: Annotated[str, msgspec.Meta(min_length=1, max_length=32)] | None = None
-    """Of an HTTP request; without it, for a connection that is not HTTP."""
 
 
 class Stdin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

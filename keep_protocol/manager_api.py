@@ -56,12 +56,21 @@ class Keep(msgspec.Struct, frozen=True):
     """Whether systemd could not be asked: this is what was known last."""
 
 
+class BrokerInfo(msgspec.Struct, frozen=True):
+    """The network broker of a keep. `state` is systemd's, like `active`; null: it was not found."""
+
+    unit: str
+    state: str | None
+
+
 class KeepDetail(msgspec.Struct, frozen=True):
     """`GET /v1/keeps/{id or name}`: the keep with what is known of its sandbox."""
 
     keep: Keep
     supervisor: str
     unit: str
+    broker: BrokerInfo | None
+    """Null of a keep whose spec names no network."""
     sandbox: tuple[Directive, ...]
     limits_enforced: bool
     spec: KeepSpec

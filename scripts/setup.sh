@@ -15,7 +15,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 cd "$root"
 venv=$root/.venv
 stamp=$venv/.wasmkeep-setup
-packages='keep_manager keep_loader app_loader keep_guest keep_protocol keep_image keep_attestation keep_client testers'
+packages='keep_manager keep_loader keep_net app_loader keep_guest keep_protocol keep_image keep_attestation keep_client testers'
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {

@@ -13,7 +13,7 @@ from keep_manager.keep_log import tail
 from keep_manager.route import MANAGING, SEEING, Call, Route, json_response
 from keep_manager.sandbox import describe_sandbox
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.manager_api import CreateKeep, Keep, KeepDetail, KeepList, KeepRecord
+from keep_protocol.manager_api import BrokerInfo, CreateKeep, Keep, KeepDetail, KeepList, KeepRecord
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 _ENFORCED = frozenset({"memory", "cpu", "tasks"})
@@ -56,11 +56,17 @@ async def show_keep(call: Call) -> Response:
     """One keep, with what is known of its sandbox."""
     context = call.context
     entry = context.keeps.find(call.caller, call.path["ref"])
+    instance = context.lifecycle.instance(entry)
+    broker = None
+    if entry.spec.network.names_anything:
+        state = None if entry.broker is None else entry.broker.value
+        broker = BrokerInfo(unit=f"keep-net@{instance}.service", state=state)
     return json_response(
         KeepDetail(
             keep=entry.wire(stale=context.keeps.stale),
             supervisor=context.supervisor.kind.value,
-            unit=f"keep@{context.lifecycle.instance(entry)}.service",
+            unit=f"keep@{instance}.service",
+            broker=broker,
             sandbox=await describe_sandbox(context.supervisor, entry.sandbox),
             limits_enforced=context.supervisor.promises.limits >= _ENFORCED,
             spec=entry.spec,

@@ -32,7 +32,11 @@ _MANAGER = _DESTINATION + b".Manager"
 _UNIT = _DESTINATION + b".Unit"
 _SERVICE = _DESTINATION + b".Service"
 _PROPERTIES = b"org.freedesktop.DBus.Properties"
-_KEEP_UNIT_PATH = path_encode(_PATH + b"/unit", b"keep@x.service").removesuffix(b"x_2eservice")
+_TEMPLATES = ("keep", "keep-net")
+_UNIT_PATHS = tuple(
+    path_encode(_PATH + b"/unit", f"{template}@x.service".encode()).removesuffix(b"x_2eservice")
+    for template in _TEMPLATES
+)
 
 _STRING, _BOOLEAN, _UINT64 = ord("s"), ord("b"), ord("t")
 _OPEN_PROPERTIES = (ord("a"), b"(sv)")
@@ -147,7 +151,12 @@ class Helper:
         return BusAnswer(request.number, text=version.decode())
 
     def _do_list(self, request: BusRequest) -> BusAnswer:
-        rows = self._bus.call("ListUnitsByPatterns", "asas", [], [b"keep@*.service"]) or []
+        rows = (
+            self._bus.call(
+                "ListUnitsByPatterns", "asas", [], [f"{template}@*.service".encode() for template in _TEMPLATES]
+            )
+            or []
+        )
         return BusAnswer(request.number, units=tuple(self._properties(row[0].decode(), row[6]) for row in rows))
 
     def _do_status(self, request: BusRequest) -> BusAnswer:
@@ -228,7 +237,7 @@ class Helper:
     def _report_changes(self) -> None:
         changed, self._changed = self._changed, {}
         for path in changed:
-            if path.startswith(_KEEP_UNIT_PATH):
+            if path.startswith(_UNIT_PATHS):
                 try:
                     name = self._bus.get(path, _UNIT, "Id", b"s").decode()
                     self._send(BusSignal(self._properties(name, path)))
@@ -238,8 +247,10 @@ class Helper:
     def _properties(self, name: str, path: bytes) -> UnitProperties:
         get = self._bus.get
         invocation = bytes(get(path, _UNIT, "InvocationID", b"ay"))
+        template, _, instance = name.removesuffix(".service").partition("@")
         return UnitProperties(
-            instance=name.removeprefix("keep@").removesuffix(".service"),
+            template=template,
+            instance=instance,
             active=get(path, _UNIT, "ActiveState", b"s").decode(),
             sub=get(path, _UNIT, "SubState", b"s").decode(),
             result=get(path, _SERVICE, "Result", b"s").decode(),

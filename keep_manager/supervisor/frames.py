@@ -24,8 +24,10 @@ class BusRequest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class UnitProperties(msgspec.Struct, frozen=True, array_like=True):
-    """What systemd says of one keep unit."""
+    """What systemd says of the unit of a keep, or of a keep's network broker."""
 
+    template: str
+    """`keep` or `keep-net`: what stands before the `@`."""
     instance: str
     active: str
     sub: str

@@ -95,7 +95,9 @@ def _installable(kind: str) -> SupervisorKind:
 
 
 def _unit_files(folders: InstanceFolders) -> list[Path]:
-    return [folders.units / name for name in ("keep@.service", "keeps.slice", "keep-manager.service")]
+    return [
+        folders.units / name for name in ("keep@.service", "keep-net@.service", "keeps.slice", "keep-manager.service")
+    ]
 
 
 def _reload(system: bool) -> None:

@@ -31,9 +31,17 @@ class ActiveState(StrEnum):
     FAILED = "failed"
 
 
+class UnitKind(StrEnum):
+    """What a unit is for; what stands before the `@` in its name."""
+
+    KEEP = "keep"
+    BROKER = "keep-net"
+    """The network broker of the keep with the same instance name."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnitStatus:
-    """A keep's unit as its supervisor sees it."""
+    """A unit as its supervisor sees it."""
 
     instance: str
     active: ActiveState
@@ -44,6 +52,7 @@ class UnitStatus:
     invocation: str | None
     """32 hex digits; another one means another life of the keep."""
     restarts: int
+    kind: UnitKind = UnitKind.KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,7 @@ class SupervisorPaths:
     """Where the manager finds what belongs to a supervisor's units."""
 
     runtime: Path
-    """`%t/wasmkeep`: `keeps/<instance>/keep.json`, `hosts/<instance>`, `deployments/<deployment>/`."""
+    """`%t/wasmkeep`: `keeps/<instance>/keep.json`, `net/<instance>`, `hosts/<instance>`, `deployments/<deployment>`."""
     state: Path
     """Parent of the keeps' state folders, which are named like their instances."""
     logs: Path
@@ -82,7 +91,7 @@ class SandboxReport:
 
 
 class Supervisor(Protocol):
-    """Starts, stops, lists and watches the units `keep@<instance>.service`.
+    """Starts, stops, lists and watches the units `keep@<instance>.service` and `keep-net@<instance>.service`.
 
     Every method raises `SupervisorUnavailableError` when the supervisor does not answer in time.
     """
@@ -128,8 +137,17 @@ class Supervisor(Protocol):
     async def instance_of(self, pid: int) -> str | None:
         """The instance whose main process `pid` is."""
 
+    async def brokers(self) -> dict[str, UnitStatus]:
+        """All network brokers that are loaded, of every deployment, by the instances of their keeps."""
+
+    async def start_broker(self, instance: str, configuration: bytes) -> UnitStatus:
+        """Start a keep's broker anew with this `broker.json`, wait for READY. Raises `UnitStartError`."""
+
+    async def stop_broker(self, instance: str) -> None:
+        """Stop a keep's broker, if it has one, and remove what it was told."""
+
     def changes(self) -> AsyncIterator[UnitStatus]:
-        """Every change of a keep unit, as it happens; ends when the supervisor goes away."""
+        """Every change of a unit, as it happens; ends when the supervisor goes away."""
 
     async def wipe(self, instance: str) -> None:
         """Remove a stopped unit's state, runtime folder, log and record of failure."""

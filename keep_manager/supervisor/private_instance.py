@@ -185,7 +185,7 @@ class PrivateInstance:
     def _remove_private_folders(self) -> None:
         """What PrivateTmp= made for units that were never stopped: their systemd was killed."""
         for parent in (Path("/tmp"), Path("/var/tmp")):
-            for folder in parent.glob(f"systemd-private-*-keep@{self._deployment}-*"):
+            for folder in parent.glob(f"systemd-private-*-keep*@{self._deployment}-*"):
                 if folder.lstat().st_uid == os.geteuid() and not folder.is_symlink():
                     shutil.rmtree(folder, ignore_errors=True)
 

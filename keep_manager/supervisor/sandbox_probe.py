@@ -69,7 +69,7 @@ def render_probe_unit(keep_unit: str, *, home: Path, output: Path, namespaces: t
         name, _, value = line.partition("=")
         if name == "ExecStart":
             start = value.partition(" -c ")[0] + " -m keep_loader.probe"
-        if name in _LEFT_OUT or "%t/wasmkeep/hosts/" in line:
+        if name in _LEFT_OUT or "%t/wasmkeep/hosts/" in line or "%t/wasmkeep/net/" in line:
             continue
         lines.append(
             line.replace("wasmkeep/keeps/%i", "wasmkeep/probe")

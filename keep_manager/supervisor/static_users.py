@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -19,8 +20,14 @@ class StaticUsers:
 
     def prepare(self, instance: str, folders: dict[Path, int]) -> None:
         """Have a user for the keep, and `folders` that belong to it, each with its mode."""
-        number = uid_of(instance)
-        lines = (f"k-{instance}:x:{number}:{number}::/:/usr/sbin/nologin\n", f"k-{instance}:x:{number}:\n")
+        self._prepare(f"k-{instance}", uid_of(instance), folders)
+
+    def prepare_broker(self, instance: str, folder: Path) -> None:
+        """Have a user for the keep's network broker, to which `folder` belongs."""
+        self._prepare(f"n-{instance}", broker_uid_of(instance), {folder: 0o711})
+
+    def _prepare(self, name: str, number: int, folders: dict[Path, int]) -> None:
+        lines = (f"{name}:x:{number}:{number}::/:/usr/sbin/nologin\n", f"{name}:x:{number}:\n")
         for file, line in zip(self._files, lines, strict=True):
             if line not in file.read_text():
                 # In place: the file is mounted over the machine's own, and a new one would not be.
@@ -37,6 +44,11 @@ def uid_of(instance: str) -> int:
     """The uid, and gid, of a keep; the same for its whole life."""
     keep_id = instance.rpartition("-")[2]
     return _FIRST + int(keep_id[:_DIGITS], 16)
+
+
+def broker_uid_of(instance: str) -> int:
+    """The uid, and gid, of a keep's network broker: another one of the same range."""
+    return _FIRST + int(hashlib.sha256(f"n-{instance}".encode()).hexdigest()[:_DIGITS], 16)
 
 
 def copy_user_files(runtime: Path) -> None:

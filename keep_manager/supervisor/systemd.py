@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from keep_manager.errors import SupervisorUnavailableError, UnitStartError
+from keep_manager.supervisor.broker_folder import BrokerFolder
 from keep_manager.supervisor.bus_client import BusClient, BusError
 from keep_manager.supervisor.cgroups import delegated_limits
 from keep_manager.supervisor.frames import Operation, UnitProperties
@@ -22,6 +23,7 @@ from keep_manager.supervisor.interface import (
     SandboxReport,
     SupervisorKind,
     SupervisorPaths,
+    UnitKind,
     UnitStatus,
 )
 from keep_manager.supervisor.sandbox_probe import PROBE_INSTANCE, ProbeFiles, directives, probe
@@ -140,8 +142,7 @@ class SystemdSupervisor:
 
     async def list(self) -> dict[str, UnitStatus]:
         """All loaded keep units."""
-        answer = await self._connected().call("list")
-        return {unit.instance: _status(unit) for unit in answer.units}
+        return await self._units(UnitKind.KEEP)
 
     async def status(self, instance: str) -> UnitStatus | None:
         """One unit, or None when it is not loaded."""
@@ -155,25 +156,58 @@ class SystemdSupervisor:
 
     async def start(self, instance: str, limits: Limits) -> UnitStatus:
         """Set the limits, start, wait for READY. Raises `UnitStartError`."""
-        bus = self._connected()
-        unit = unit_name(instance)
         self._prepare_user(instance, self._paths.state / instance, self._paths.runtime / "keeps" / instance)
-        try:
-            answer = await bus.call("start", unit, limits=_cgroup_properties(limits), timeout=_JOB_TIMEOUT)
-        except BusError as error:
-            raise UnitStartError(instance, "refused", str(error)) from error
-        status = _status(answer.units[0]) if answer.units else await self.status(instance)
-        if answer.text != "done" or status is None or status.active is not ActiveState.ACTIVE:
-            raise UnitStartError(instance, status.result if status else answer.text)
-        return status
+        return await self._start(UnitKind.KEEP, instance, _cgroup_properties(limits))
 
     async def stop(self, instance: str) -> None:
         """Stop and wait until nothing of the unit runs."""
+        await self._stop(UnitKind.KEEP, instance)
+
+    async def brokers(self) -> dict[str, UnitStatus]:
+        """All loaded units of brokers."""
+        return await self._units(UnitKind.BROKER)
+
+    async def start_broker(self, instance: str, configuration: bytes) -> UnitStatus:
+        """Stop an earlier one, tell it what it may do, start, wait for READY. Raises `UnitStartError`."""
+        await self._stop(UnitKind.BROKER, instance)
+        folder = self._broker_folder(instance)
+        folder.write(configuration)
+        if self._keep_unit.user is KeepUser.STATIC:
+            StaticUsers(self._paths.runtime.parent).prepare_broker(instance, folder.socket)
+        return await self._start(UnitKind.BROKER, instance, {})
+
+    async def stop_broker(self, instance: str) -> None:
+        """Stop it and remove its folder."""
+        await self._stop(UnitKind.BROKER, instance)
+        with contextlib.suppress(BusError):
+            await self._connected().call("reset", unit_name(instance, UnitKind.BROKER))
+        self._broker_folder(instance).remove()
+
+    async def _units(self, kind: UnitKind) -> dict[str, UnitStatus]:
+        answer = await self._connected().call("list")
+        return {unit.instance: _status(unit) for unit in answer.units if unit.template == kind}
+
+    async def _start(self, kind: UnitKind, instance: str, properties: dict[str, int]) -> UnitStatus:
+        bus = self._connected()
+        unit = unit_name(instance, kind)
         try:
-            await self._connected().call("stop", unit_name(instance), timeout=_STOP_TIMEOUT)
+            answer = await bus.call("start", unit, limits=properties, timeout=_JOB_TIMEOUT)
+        except BusError as error:
+            raise UnitStartError(unit, "refused", str(error)) from error
+        status = _status(answer.units[0]) if answer.units else (await self._units(kind)).get(instance)
+        if answer.text != "done" or status is None or status.active is not ActiveState.ACTIVE:
+            raise UnitStartError(unit, status.result if status else answer.text)
+        return status
+
+    async def _stop(self, kind: UnitKind, instance: str) -> None:
+        try:
+            await self._connected().call("stop", unit_name(instance, kind), timeout=_STOP_TIMEOUT)
         except BusError as error:
             if error.name != "DBusNoSuchUnitError":
                 raise
+
+    def _broker_folder(self, instance: str) -> BrokerFolder:
+        return BrokerFolder(self._paths.runtime, instance)
 
     async def instance_of(self, pid: int) -> str | None:
         """The instance whose main process `pid` is."""
@@ -259,9 +293,9 @@ class SystemdSupervisor:
         return self._bus
 
 
-def unit_name(instance: str) -> str:
+def unit_name(instance: str, kind: UnitKind = UnitKind.KEEP) -> str:
     """The unit of an instance."""
-    return f"keep@{instance}.service"
+    return f"{kind.value}@{instance}.service"
 
 
 def _peer_pid(address: Path) -> int:
@@ -295,4 +329,5 @@ def _status(unit: UnitProperties) -> UnitStatus:
         main_pid=unit.main_pid or None,
         invocation=unit.invocation if unit.invocation.strip("0") else None,
         restarts=unit.restarts,
+        kind=UnitKind(unit.template),
     )

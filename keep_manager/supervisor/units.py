@@ -10,11 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 KEEP_PACKAGES = ("keep_loader", "app_loader", "keep_protocol")
-"""What a keep imports; found by name, for the manager itself imports none of the first two."""
+BROKER_PACKAGES = ("keep_net", "keep_loader", "keep_protocol")
+"""What keeps and their network brokers import; found by name, for the manager itself imports only the last."""
 
 _TEMPLATES = Path(__file__).resolve().parent.parent / "units"
 # The folders of a static user are ours to make; what DynamicUser= would bind over a covered home, this does.
-_STATIC_USER = "RuntimeDirectoryPreserve=yes\nBindPaths=%S/wasmkeep/keeps/%i"
+_STATIC_USER = "RuntimeDirectoryPreserve=yes"
+_STATIC_STATE = f"{_STATIC_USER}\nBindPaths=%S/wasmkeep/keeps/%i"
 _INSTALLED = "/usr/lib/wasmkeep"
 _VISIBLE = Path("/usr")
 _ROOT_HOME = Path("/root")
@@ -43,24 +45,33 @@ class KeepUnit:
 
 def render_keep_unit(unit: KeepUnit) -> str:
     """`keep@.service` for this interpreter, its virtual environment and these packages."""
+    return _render("keep@.service", unit, code_folders(KEEP_PACKAGES), static_user=_STATIC_STATE)
+
+
+def render_broker_unit(unit: KeepUnit) -> str:
+    """`keep-net@.service` likewise."""
+    return _render("keep-net@.service", unit, code_folders(BROKER_PACKAGES), static_user=_STATIC_USER)
+
+
+def _render(name: str, unit: KeepUnit, folders: list[Path], *, static_user: str) -> str:
     shared = unit.user is KeepUser.SHARED
-    template = _TEMPLATES / "user" / "keep@.service" if shared else _TEMPLATES / "keep@.service"
+    template = _TEMPLATES / "user" / name if shared else _TEMPLATES / name
     lines = []
     for line in template.read_text().splitlines():
         name, _, value = line.partition("=")
         if name == "ExecStart":
             line = "ExecStart=" + value.replace(f"{_INSTALLED}/bin/python", _escape(_interpreter()))
         elif line == f"BindReadOnlyPaths=-{_INSTALLED}":
-            line = "BindReadOnlyPaths=" + " ".join(_escape(folder) for folder in code_folders())
+            line = "BindReadOnlyPaths=" + " ".join(_escape(folder) for folder in folders)
         elif name == "StandardOutput":
             line = f"StandardOutput=append:{_escape(unit.logs)}/%i.log"
         elif line == "TemporaryFileSystem=/etc/wasmkeep:ro":
             # systemd 257 makes the /root of ProtectHome=tmpfs 0700, and keeps do not get through to code below it.
-            hidden = [_ROOT_HOME] if any(folder.is_relative_to(_ROOT_HOME) for folder in code_folders()) else []
+            hidden = [_ROOT_HOME] if any(folder.is_relative_to(_ROOT_HOME) for folder in folders) else []
             covers = dict.fromkeys((_cover(unit.home), *hidden))
             line = "TemporaryFileSystem=" + " ".join(f"{_escape(folder)}:ro" for folder in covers)
         elif line == "DynamicUser=yes" and unit.user is KeepUser.STATIC:
-            line = _STATIC_USER
+            line = static_user
         if line != "BindReadOnlyPaths=":
             lines.append(line)
     return "\n".join(lines) + "\n"
@@ -82,12 +93,12 @@ def render_manager_unit(*, home: Path, kind: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def code_folders() -> list[Path]:
-    """What has to be bound into a keep's view: interpreter, virtual environment and the packages a keep imports.
+def code_folders(names: tuple[str, ...] = KEEP_PACKAGES) -> list[Path]:
+    """What has to be bound into a unit's view: interpreter, virtual environment and the packages it imports.
 
     The packages one by one: the folder around them may be a checkout with a home and its keys in it.
     """
-    specs = [find_spec(package) for package in KEEP_PACKAGES]
+    specs = [find_spec(package) for package in names]
     packages = [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]
     folders: list[Path] = []
     for folder in (Path(sys.base_prefix), Path(sys.prefix), *packages):
@@ -104,6 +115,7 @@ def write_units(folder: Path, *, targets: dict[str, str], unit: KeepUnit) -> boo
     contents = {
         **targets,
         "keep@.service": render_keep_unit(unit),
+        "keep-net@.service": render_broker_unit(unit),
         "keeps.slice": (_TEMPLATES / "keeps.slice").read_text(),
     }
     changed = False

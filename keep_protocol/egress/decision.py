@@ -4,37 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from keep_protocol.egress.hosts import Address, unmapped
 from keep_protocol.egress.rules import ALLOW, CompiledRule, EgressPolicy
 from keep_protocol.egress.targets import Target
-
-
-class RuleTried(msgspec.Struct, frozen=True):
-    """One rule and what it has to say about a target."""
-
-    rule: str
-    """Its place and its text: `deny[2] *.example.com:443`."""
-    applies: bool
-    reason: str
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """Whether a target may be connected to."""
-
-    allowed: bool
-    host: str
-    """In canonical form."""
-    port: int
-    method: str | None
-    addresses: tuple[str, ...]
-    """Those that were checked. Empty: none yet, for a name has to be resolved first."""
-    rule: str | None
-    """Which rule decided; None where none was about the target."""
-    reason: str
-    tried: tuple[RuleTried, ...]
-    """Every rule, those that deny first."""
+from keep_protocol.network_api import Decision, RuleTried
 
 
 def explain(policy: EgressPolicy, target: Target, addresses: Sequence[Address] | None = None) -> Decision:

@@ -7,7 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from keep_client import InvalidArgumentError, KeepClientError, new_spec
+from keep_protocol.egress.rules import rule_text
 from keep_protocol.manager_api import Keep, KeepDetail
+from keep_protocol.network_policy import NetworkPolicy
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
 from keep_protocol.states import AtRest
 from testers.deployment import Deployment, printable
@@ -22,9 +24,11 @@ from testers.keepctl.specification import (
     add_at_rest_option,
     add_evidence_options,
     add_limit_options,
+    add_network_options,
     allowance,
     evidence_of,
     limits_of,
+    network_of,
     principals_of,
 )
 from testers.keepctl.trust_store import TrustedKeep, TrustStore, policy_table
@@ -46,6 +50,7 @@ def register(subparsers: Subparsers) -> None:
             "keepctl create --evidence tpm --policy production.toml",
             "keepctl create --evidence snp --policy production.toml --egress-allow https://kbs.example.com \\\n"
             "    --secret-from-kbs db-password=https://kbs.example.com#default/password/db",
+            "keepctl create --listen 8080 --egress-allow **.example.com --egress-allow 10.0.0.0/8:5432+private",
         ),
         details="You become its owner. Others are let in by --allow only; the operator has no rights inside a keep.\n"
         "With --evidence its spec's digest is remembered in the trust store, so that a host which starts it from\n"
@@ -64,6 +69,7 @@ def register(subparsers: Subparsers) -> None:
     add_at_rest_option(create)
     add_secret_source_options(create)
     add_limit_options(create)
+    add_network_options(create)
     add_command(
         subparsers, "ls", "list your keeps", _list, examples=("keepctl ls", "keepctl ls --json | jq -r '.[].id'")
     )
@@ -109,6 +115,7 @@ def _create(options: argparse.Namespace) -> int:
             limits=limits,
             at_rest=AtRest(options.at_rest),
             evidence=evidence,
+            network=network_of(options),
             secrets=secrets,
         )
     with deployment.connect() as manager:
@@ -199,6 +206,7 @@ def _show_detail(detail: KeepDetail) -> None:
             "invocation": keep.invocation,
             "restarts": str(keep.restarts),
             "unit": f"{detail.unit} ({detail.supervisor})",
+            "network broker": None if detail.broker is None else f"{detail.broker.unit}: {detail.broker.state}",
             "spec": keep.spec_digest,
             "created": keep.created_at,
         }
@@ -217,6 +225,7 @@ def _show_detail(detail: KeepDetail) -> None:
             ("runs", str(limits.runs)),
         ],
     )
+    _show_network(detail.spec.network)
     print("\nprincipals")
     show_table(
         ("WHO", "ROLES", "CRL"),
@@ -227,6 +236,14 @@ def _show_detail(detail: KeepDetail) -> None:
     )
     print("\nsandbox")
     show_table(("DIRECTIVE", "STATUS", "DETAIL"), [(line.name, line.status, line.detail) for line in detail.sandbox])
+
+
+def _show_network(network: NetworkPolicy) -> None:
+    rules = [(name, rule) for name in ("allow", "deny") for rule in getattr(network.egress, name)]
+    if network.listen or rules:
+        print("\nnetwork")
+        listen = [("listen", str(port)) for port in network.listen]
+        show_table(("MAY", "WHAT"), [*listen, *((name, rule_text(rule)) for name, rule in rules)])
 
 
 def _change(name: str) -> Handler:

@@ -29,6 +29,7 @@ from keep_client import (
 from keep_client.following import Sink
 from keep_protocol.errors import ErrorCode
 from keep_protocol.keep_api import Mount, Run, RunRequest
+from keep_protocol.network_policy import NO_NETWORK
 from keep_protocol.spec import DEFAULT_LIMITS, Limits, MiB, canonical, spec_digest
 from keep_protocol.states import WorkloadState
 from testers.deployment import Deployment, error_line
@@ -45,7 +46,14 @@ from testers.keepctl.option_words import fields_as_options
 from testers.keepctl.quantities import duration, size
 from testers.keepctl.secrets import secret_use
 from testers.keepctl.sending import Entry, entries_of, send
-from testers.keepctl.specification import SPEC_OPTIONS, add_evidence_options, evidence_of, principals_of
+from testers.keepctl.specification import (
+    SPEC_OPTIONS,
+    add_evidence_options,
+    add_network_options,
+    evidence_of,
+    network_of,
+    principals_of,
+)
 from testers.keepctl.streams import STDERR, STDIN, STDOUT, file_chunks, read_chunks, write_all
 from testers.keepctl.temporary_keep import temporary_keep
 from testers.keepctl.trust_store import policy_from_file
@@ -136,6 +144,7 @@ def register(subparsers: Subparsers) -> None:
     run.add_argument("--memory", metavar="SIZE", type=size, help="memory of the guest, such as 64M")
     run.add_argument("--timeout", metavar="TIME", type=duration, help="time for the run, such as 30s")
     add_evidence_options(run)
+    add_network_options(run)
     # The guest's own arguments are split off before parsing: argparse would take them for ours.
     run.usage = "%(prog)s [options] FILE.wasm [-- ARGUMENT...]"
     run.set_defaults(failure=FAILED)
@@ -208,6 +217,8 @@ def _put(transfer: Transfer, mounts: tuple[Mount, ...]) -> tuple[Location, list[
 @contextmanager
 def _keep(options: argparse.Namespace, deployment: Deployment, manager: ManagerClient) -> Iterator[KeepClient]:
     if options.keep is not None:
+        if network_of(options) != NO_NETWORK:
+            raise InvalidArgumentError("a keep that exists has the network of its spec: name none with --keep")
         if options.evidence is not None:
             raise InvalidArgumentError("--evidence is for the keep that a run makes: a keep that exists has its own")
         with open_keep(manager, deployment, options.keep, options.policy) as client:
@@ -222,6 +233,7 @@ def _keep(options: argparse.Namespace, deployment: Deployment, manager: ManagerC
             principals=principals_of(deployment, []),
             limits=_limits(options.memory, options.timeout),
             evidence=evidence,
+            network=network_of(options),
         )
     digest = None if policy is None else spec_digest(canonical(spec))
     with (

@@ -1,4 +1,4 @@
-"""From options to the spec of a new keep: limits and who is let in."""
+"""From options to the spec of a new keep: limits, network, evidence, and who is let in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import msgspec
 
 from keep_client import InvalidArgumentError, named_principal, principal_of
 from keep_client.identity import check_spiffe_id
+from keep_protocol.egress.errors import EgressError
+from keep_protocol.egress.rule_text import RULE_SYNTAX, parse_rule
 from keep_protocol.evidence import EvidenceKind
+from keep_protocol.network_policy import Egress, EgressRule, NetworkPolicy
 from keep_protocol.spec import DEFAULT_LIMITS, Limits, Principal
 from keep_protocol.states import AtRest, KeepRole
 from testers.deployment import Deployment, read_pem
@@ -73,6 +76,41 @@ def add_evidence_options(parser: argparse.ArgumentParser) -> None:
         help=f"what it proves itself with: {', '.join(EvidenceKind)}",
     )
     add_policy_option(parser)
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """What a new keep may do on the network; without any of them nothing."""
+    group = parser.add_argument_group("network of the keep (default: none)")
+    group.add_argument(
+        "--listen", metavar="PORT", type=_port, action="append", default=[], help="let the workload listen on PORT"
+    )
+    for name, text in (
+        ("--egress-allow", "let it connect to hosts, such as https://api.example.com or **.example.com:443,8443"),
+        ("--egress-deny", "not to these, whatever else is allowed"),
+    ):
+        group.add_argument(name, metavar="RULE", type=_rule, action="append", default=[], help=text)
+
+
+def network_of(options: argparse.Namespace) -> NetworkPolicy:
+    """What `add_network_options` collected. Raises `InvalidArgumentError` for rules that contradict each other."""
+    try:
+        egress = Egress(allow=tuple(options.egress_allow), deny=tuple(options.egress_deny))
+        return NetworkPolicy(listen=tuple(options.listen), egress=egress)
+    except ValueError as error:
+        raise InvalidArgumentError(f"the network options: {error}") from error
+
+
+def _rule(text: str) -> EgressRule:
+    try:
+        return parse_rule(text)
+    except EgressError as error:
+        raise argparse.ArgumentTypeError(f"{error}; a rule is {RULE_SYNTAX}") from None
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
 
 
 def evidence_of(options: argparse.Namespace) -> EvidenceKind | None:

@@ -166,7 +166,7 @@ def keep_processes(deployment_id: str) -> list[int]:
     commands = ("-m keep_loader ", "from keep_loader.__main__ import start")
     return [
         pid
-        for pid, line in _processes()
+        for pid, line in process_lines()
         if any(command in line for command in commands) and f" {deployment_id}-" in line
     ]
 
@@ -178,7 +178,8 @@ def _parent(pid: int) -> int:
         return 0
 
 
-def _processes() -> list[tuple[int, str]]:
+def process_lines() -> list[tuple[int, str]]:
+    """The pid and the command line of every process."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -46,7 +46,10 @@ def test_every_directive_of_the_unit_is_verified(sandboxed: Deployment) -> None:
     sandboxed.keepctl("rm", keep["id"])
 
 
-@pytest.mark.parametrize(("unit", "exposure"), [("keep@.service", 0.5), ("user/keep@.service", 1.0)])
+@pytest.mark.parametrize(
+    ("unit", "exposure"),
+    [("keep@.service", 0.5), ("user/keep@.service", 1.0), ("keep-net@.service", 2.0), ("user/keep-net@.service", 2.0)],
+)
 def test_the_shipped_unit_is_hardened(unit: str, exposure: float) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
@@ -56,7 +59,7 @@ def test_the_shipped_unit_is_hardened(unit: str, exposure: float) -> None:
         pytest.skip(f"systemd-analyze does not run here: {analysis.stderr.strip()}")
     assert analysis.returncode == 0, analysis.stderr
     # 252 calls the instance `i`, 257 `test_instance`.
-    found = re.search(r"exposure level for keep@\w+\.service: ([0-9.]+)", analysis.stdout)
+    found = re.search(r"exposure level for keep[\w-]*@\w+\.service: ([0-9.]+)", analysis.stdout)
     assert found, analysis.stdout
     assert float(found[1]) <= exposure
 

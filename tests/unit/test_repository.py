@@ -29,15 +29,25 @@ _SERVER_SIDE = {"fastapi", "starlette", "pydantic", "uvicorn"}
 _TOO_HEAVY = {*_SERVER_SIDE, "httpx", "rich", "cryptography", "pystemd"}
 FORBIDDEN = {
     "keep_protocol": {*_TOO_HEAVY, "wasmtime", *PACKAGES} - {"keep_protocol"},
-    "app_loader": {*_TOO_HEAVY, "keep_loader", "keep_manager", "keep_client", "testers"},
-    "keep_loader": {*_TOO_HEAVY, "keep_manager", "keep_client", "testers"},
-    "keep_guest": {*_TOO_HEAVY, "keep_loader", "keep_manager", "keep_client", "keep_attestation", "testers"},
+    "app_loader": {*_TOO_HEAVY, "keep_loader", "keep_net", "keep_manager", "keep_client", "testers"},
+    "keep_loader": {*_TOO_HEAVY, "keep_net", "keep_manager", "keep_client", "testers"},
+    "keep_guest": {
+        *_TOO_HEAVY,
+        "keep_loader",
+        "keep_net",
+        "keep_manager",
+        "keep_client",
+        "keep_attestation",
+        "testers",
+    },
     # It reads the code of the guest as files; what it predicts, verifiers compare with.
     "keep_image": {
         *_TOO_HEAVY,
         *("wasmtime", "app_loader", "keep_guest", "keep_loader", "keep_manager", "keep_client", "testers"),
         "keep_attestation",
     },
+    # Outside the sandbox and with network: nothing that runs or loads workloads, and little of anything else.
+    "keep_net": {*_TOO_HEAVY, "wasmtime", "h11", "app_loader", "keep_manager", "keep_client", "testers"},
     # A library of its own: whoever verifies needs nothing of what is verified.
     "keep_attestation": {
         *_SERVER_SIDE,
@@ -47,7 +57,7 @@ FORBIDDEN = {
     "keep_client": {*_SERVER_SIDE, "pystemd", "wasmtime", "app_loader", "keep_loader", "keep_manager", "testers"},
     "testers": {*_SERVER_SIDE, "pystemd", "wasmtime", "app_loader", "keep_loader", "keep_manager"},
     # It may ask where the code of keeps lies and what the sandbox probe tries, which both are in their packages.
-    "keep_manager": {"httpx", "rich", "wasmtime", "keep_client", "testers"},
+    "keep_manager": {"httpx", "rich", "wasmtime", "keep_net", "keep_client", "testers"},
 }
 
 

@@ -29,6 +29,7 @@ from keep_manager.supervisor.interface import (
     SandboxReport,
     SupervisorKind,
     SupervisorPaths,
+    UnitKind,
     UnitStatus,
 )
 from keep_protocol.handover import PROTOCOL_VERSION, Configuration, Handover, Hello, KeepFile, SandboxFact
@@ -61,6 +62,10 @@ class FakeSupervisor:
         """What a start waits for."""
         self.units: dict[str, Unit] = {}
         self.started: list[str] = []
+        self.broker_units: dict[str, UnitStatus] = {}
+        self.broker_configurations: dict[str, bytes] = {}
+        self.broker_failing: str | None = None
+        """The `Result` for brokers that shall not start."""
         self._starting: str | None = None
         self._changes: asyncio.Queue[UnitStatus | None] = asyncio.Queue()
 
@@ -109,6 +114,27 @@ class FakeSupervisor:
         if (unit := self.units.get(instance)) is not None:
             await _end(unit)
             self.change(instance, ActiveState.INACTIVE)
+
+    async def brokers(self) -> dict[str, UnitStatus]:
+        self._answer()
+        return dict(self.broker_units)
+
+    async def start_broker(self, instance: str, configuration: bytes) -> UnitStatus:
+        self._answer()
+        if self.broker_failing is not None:
+            raise UnitStartError(instance, self.broker_failing)
+        self.broker_configurations[instance] = configuration
+        status = UnitStatus(
+            instance, ActiveState.ACTIVE, "running", "success", os.getpid(), secrets.token_hex(16), 0, UnitKind.BROKER
+        )
+        self.broker_units[instance] = status
+        self._changes.put_nowait(status)
+        return status
+
+    async def stop_broker(self, instance: str) -> None:
+        self._answer()
+        if (status := self.broker_units.pop(instance, None)) is not None:
+            self._changes.put_nowait(replace(status, active=ActiveState.INACTIVE))
 
     async def instance_of(self, pid: int) -> str | None:
         return self._starting if pid == os.getpid() else None

@@ -315,7 +315,7 @@ class FakeDeployment:
         match method, *rest:
             case ("GET",):
                 sandbox = (Directive("PrivateNetwork", "verified now"), Directive("ProtectClock", "not testable"))
-                return json_reply(KeepDetail(keep.wire(), "private", "keep@x.service", sandbox, True, keep.spec))
+                return json_reply(KeepDetail(keep.wire(), "private", "keep@x.service", None, sandbox, True, keep.spec))
             case "GET", "record":
                 return json_reply(keep.record())
             case "GET", "logs":
