@@ -56,8 +56,8 @@ _TABLE: Final = tuple(
             *("2001:db8::/32", "3fff::/20", "2001:2::/48", "100::/64"),
         ),
         AddressKind.MULTICAST: ("224.0.0.0/4", "ff00::/8"),
-        # Of IPv6 only 2000::/3 is given out; what else is used is named above.
-        AddressKind.RESERVED: ("240.0.0.0/4", "::/3", "4000::/2", "8000::/1"),
+        # Of IPv6 only 2000::/3 is given out, but for protocols at its begin; what else is used is named above.
+        AddressKind.RESERVED: ("240.0.0.0/4", "2001::/23", "::/3", "4000::/2", "8000::/1"),
     }.items()
     for network in networks
 )

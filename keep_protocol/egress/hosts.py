@@ -94,6 +94,6 @@ def _dotted(text: str, name: str) -> Address:
         pass
     try:
         meant = ipaddress.IPv4Address(socket.inet_aton(name))
-    except OSError:
+    except (OSError, ValueError):  # the latter for NUL
         raise HostError(f"{shown(text)} ends with a number, and is not an IPv4 address") from None
     raise HostError(f"{shown(text)} is a spelling of an address that not everybody reads alike; write {meant} if meant")

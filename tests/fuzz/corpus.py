@@ -168,6 +168,13 @@ _MADE: Mapping[str, Callable[[], list[bytes]]] = {
     "intel_quote": _quotes,
     "kms_replies": _kms_replies,
     "nitro_document": lambda: [Module().document()],
+    "egress_rule": lambda: [
+        b"https://api.example.com\nhttps://API.example.com./v1",
+        b"**.example.com:443,8000-8010+GET\na.b.example.com:8001",
+        b"10.0.0.0/8:*+private\nhttp://10.1.2.3:80/",
+        b"[2001:db8::/32]:443\nhttps://[::ffff:1.2.3.4]/",
+        "bücher.example:443\nhttp://0x7f.1@xn--bcher-kva.example".encode(),
+    ],
     "policy_file": lambda: [_POLICY],
     "ratls_certificate": lambda: [
         FakeKeep().certificate(),
