@@ -58,6 +58,9 @@ class Broker:
         try:
             while True:
                 connection, _ = await loop.sock_accept(listener)
+                if len(self._serving) >= 2 * MAX_REQUESTS:
+                    connection.close()
+                    continue
                 task = loop.create_task(self._serve(connection, busy=len(self._serving) >= MAX_REQUESTS))
                 self._serving.add(task)
                 task.add_done_callback(self._serving.discard)
@@ -68,13 +71,13 @@ class Broker:
 
     async def _serve(self, connection: socket.socket, *, busy: bool) -> None:
         with connection, contextlib.suppress(OSError, TimeoutError):
+            # Also of who is told at once to come again: where a message is left unread, the answer does not arrive.
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                message = await asyncio.get_running_loop().sock_recv(connection, MAX_MESSAGE)
             if busy:
                 reason = f"{MAX_REQUESTS} requests are under way; end some, or ask again"
                 _send(connection, BrokerAnswer(PROTOCOL_VERSION, BrokerResult.BUSY, reason))
-                return
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                message = await asyncio.get_running_loop().sock_recv(connection, MAX_MESSAGE)
-            if message:
+            elif message:
                 answer, given = await self._answer(message)
                 with given or contextlib.nullcontext():
                     _send(connection, answer, given)

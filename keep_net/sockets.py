@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -37,7 +38,9 @@ async def connect(addresses: Sequence[Address], port: int, deadline: float) -> t
         except OSError as error:
             refused = error.errno == errno.ECONNREFUSED
             result = BrokerResult.CONNECTION_REFUSED if refused else BrokerResult.UNREACHABLE
-            failure = RequestRefusedError(result, f"{address} port {port}: {error.strerror or type(error).__name__}")
+            # asyncio has texts of its own in `strerror`.
+            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            failure = RequestRefusedError(result, f"{address} port {port}: {reason}")
     raise failure
 
 
