@@ -58,15 +58,28 @@ shift
 exec "$@"
 """
 
+# Shared, so that systemd's own mounts for units reach the units' namespaces; after private, so that ours never reach
+# the machine, whose `/` is shared where it was booted with systemd.
+_OWN_MOUNTS = "mount -n --make-rshared /\n"
+
+_KEEP_RESOLVER = """\
+if [ -e /proc/self/fd/8 ]; then
+    mkdir /run/systemd/resolve
+    mount -n -c --bind /proc/self/fd/8 /run/systemd/resolve
+fi
+"""
+
 # sd_booted(3) wants /run/systemd/system; systemd 252 takes the nodes that it mounts over hidden paths from
 # /run/systemd/inaccessible, whatever XDG_RUNTIME_DIR says. 64 MB: a reload refuses below 16 MB of free space.
-# mount -n: without it, mount(8) leaves /run/mount behind.
-_ROOT_NAMESPACE = """
+# mount -n: without it, mount(8) leaves /run/mount behind. What systemd-resolved has there stays: brokers ask it.
+# mount -c: otherwise it reads /proc/self/fd/8 as a link, to what has been covered by then.
+_ROOT_NAMESPACE = f"""
 set -e
-[ -d /run/systemd ] || { mkdir /run/systemd; : > "$XDG_RUNTIME_DIR/made-run-systemd"; }
+{_OWN_MOUNTS}[ ! -d /run/systemd/resolve ] || exec 8< /run/systemd/resolve
+[ -d /run/systemd ] || {{ mkdir /run/systemd; : > "$XDG_RUNTIME_DIR/made-run-systemd"; }}
 mount -n -t tmpfs -o mode=755,nosuid,nodev,size=64m wasmkeep /run/systemd
 mkdir -p /run/systemd/system /run/systemd/inaccessible
-cd /run/systemd/inaccessible
+{_KEEP_RESOLVER}cd /run/systemd/inaccessible
 mkdir -m 000 dir; mkfifo -m 000 fifo; : > reg; chmod 000 reg
 mknod -m 000 chr c 0 0 2>/dev/null || true; mknod -m 000 blk b 0 0 2>/dev/null || true
 mkdir -p "$XDG_RUNTIME_DIR/systemd/inaccessible"
@@ -74,20 +87,24 @@ for kind in passwd group; do
     [ ! -e "$XDG_RUNTIME_DIR/$kind" ] || mount -n --bind "$XDG_RUNTIME_DIR/$kind" "/etc/$kind"
 done
 cd /
-exec "$@"
+exec "$@" 8<&-
 """
 
-_USER_NAMESPACE = """
+_USER_NAMESPACE = f"""
 set -e
+{_OWN_MOUNTS}[ ! -d /run/systemd/resolve ] || exec 8< /run/systemd/resolve
 runtime=/run/user/$(id -u)
 mkdir -p "$XDG_RUNTIME_DIR/systemd"
 exec 9< "$XDG_RUNTIME_DIR"
 mount -n -t tmpfs -o mode=755,size=64m wasmkeep /run
 mkdir -p /run/systemd/system /run/systemd/mount-rootfs /run/systemd/unit-root "$runtime"
-case $XDG_RUNTIME_DIR in /run/*) mkdir -p "$XDG_RUNTIME_DIR"; mount -n --bind /proc/self/fd/9 "$XDG_RUNTIME_DIR";; esac
+{_KEEP_RESOLVER}case $XDG_RUNTIME_DIR in /run/*)
+    mkdir -p "$XDG_RUNTIME_DIR"
+    mount -n -c --bind /proc/self/fd/9 "$XDG_RUNTIME_DIR"
+esac
 mount -n --bind "$XDG_RUNTIME_DIR" "$runtime"
 cd /
-exec "$@" 9<&-
+exec "$@" 8<&- 9<&-
 """
 
 
@@ -151,8 +168,7 @@ class PrivateInstance:
             raise SupervisorUnavailableError("systemd is not installed; install the package `systemd`")
         root = os.geteuid() == 0
         namespace = ["unshare", *([] if root else ["--user", "--map-current-user", "--keep-caps"])]
-        # Shared propagation: systemd's own mounts for units have to reach the units' namespaces.
-        namespace += ["--mount", "--propagation", "shared"]
+        namespace += ["--mount", "--propagation", "private"]
         script = _ROOT_NAMESPACE if root else _USER_NAMESPACE
         if self._keep_unit.user is KeepUser.STATIC:
             copy_user_files(self._runtime)
