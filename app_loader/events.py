@@ -15,7 +15,7 @@ from keep_protocol.states import KeepEventKind
 MAX_EVENTS: Final = 1000
 _MAX_VALUE: Final = 512
 
-_log = BoundedLog(logging.getLogger(__name__))
+_logger = logging.getLogger(__name__)
 
 
 class Events:
@@ -24,6 +24,7 @@ class Events:
     def __init__(self) -> None:
         self._events: deque[KeepEvent] = deque(maxlen=MAX_EVENTS)
         self._newest = 0
+        self._log = BoundedLog(_logger)
 
     def record(self, kind: KeepEventKind, **detail: str | int | None) -> None:
         """Something has happened. Values that are None are left out, long ones cut."""
@@ -31,7 +32,7 @@ class Events:
         values = {name: str(value)[:_MAX_VALUE] for name, value in detail.items() if value is not None}
         self._events.append(KeepEvent(cursor=self._newest, at=now(), kind=kind, detail=values))
         # The log is the host's, and whom a workload talks to is not the host's business.
-        _log.warning("event %d: %s; GET /v1/events tells more", self._newest, kind)
+        self._log.warning("event %d: %s; GET /v1/events tells more", self._newest, kind)
 
     def page(self, cursor: int, limit: int) -> KeepEventList:
         """At most `limit` events after `cursor`. Raises `RefusalError` for a cursor that was never given out."""

@@ -12,6 +12,9 @@ from keep_protocol.handover import SandboxFact
 from keep_protocol.memory_folder import UNIT_MEMORY
 from keep_protocol.probe import MANAGER_HOME, OUTSIDE_NAMESPACES, PROBE_DEVICE
 
+_SERVICES = ("/run/systemd/resolve", "/run/systemd/private", "/run/dbus", "/run/nscd")
+"""Those of InaccessiblePaths=."""
+
 
 def _protect_system() -> SandboxFact:
     writable = [place for place in ("/usr", "/etc", "/boot", "/var") if _writable(place)]
@@ -70,6 +73,11 @@ def _bind_read_only_paths() -> SandboxFact:
     return fact("BindReadOnlyPaths", not writable, " ".join(map(str, writable)))
 
 
+def _inaccessible_paths() -> SandboxFact:
+    seen = [place for place in _SERVICES if os.access(place, os.R_OK)]
+    return fact("InaccessiblePaths", not seen, " ".join(seen))
+
+
 def _protect_proc() -> SandboxFact:
     foreign = [entry for entry in os.listdir("/proc") if entry.isdigit() and not _same_user(entry)]
     return fact("ProtectProc", not foreign, f"{len(foreign)} processes of others are seen")
@@ -113,6 +121,7 @@ CHECKS: tuple[Check, ...] = (
     _private_ipc,
     _temporary_file_system,
     _bind_read_only_paths,
+    _inaccessible_paths,
     _protect_proc,
     _proc_subset,
     _protect_kernel_tunables,

@@ -49,6 +49,8 @@ MATRIX = {
     "GET /v1/secrets": {_OWNER, _DATA},
     "PUT /v1/secrets/{secret}": {_OWNER, _DATA},
     "DELETE /v1/secrets/{secret}": {_OWNER, _DATA},
+    "GET /v1/events": {_OWNER, _AUDITOR},
+    "POST /v1/egress/explain": {_OWNER, _AUDITOR},
     "POST /v1/seal": {_OWNER},
     "POST /v1/unseal": {_OWNER},
     "PUT /v1/files/input/{path}": {_OWNER, _DATA},

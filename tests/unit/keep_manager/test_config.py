@@ -6,17 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from keep_manager.config import Address, Home, load_settings, parse_address, write_private
+from keep_manager.config import Address, Home, TenantNetwork, load_settings, parse_address, write_private
 from keep_manager.errors import ConfigurationError
 from tests.unit.keep_manager.running import make_home
 
 
 def test_init_writes_what_serve_reads(folder: Path) -> None:
-    home = make_home(folder / "home", hosts=("a.example",), endpoint_ports=(20000, 20010), allow_shared_uid=True)
+    tenants = TenantNetwork((8000, 8999), private_egress=True)
+    home = make_home(
+        folder / "home",
+        hosts=("a.example",),
+        endpoint_ports=(20000, 20010),
+        allow_shared_uid=True,
+        tenant_network=tenants,
+    )
     settings = load_settings(home)
     assert settings.hosts == ("a.example",)
     assert settings.endpoint_ports == (20000, 20010)
     assert settings.allow_shared_uid
+    assert settings.tenant_network == tenants
 
 
 def test_a_folder_that_is_no_home_says_how_to_make_one(folder: Path) -> None:
@@ -54,6 +62,8 @@ def test_a_wrong_value_is_named(home: Home, line: str, message: str) -> None:
         ("# ports = [20000, 20999]", "ports = [9, 8]", "FIRST <= LAST"),
         ("# ports = [20000, 20999]", 'ports = "all"', "FIRST <= LAST"),
         ("allow_shared_uid = false", 'allow_shared_uid = "no"', "neither true nor false"),
+        ("private_egress = false", "private_egress = 0", "neither true nor false"),
+        ("listen_ports = [1024, 65535]", "listen_ports = [0, 80]", "`keeps.listen_ports` is not"),
         ("[keeps]", "[keeps", "not TOML"),
         ("[keeps]", "[[keeps]]", "not a table"),
         ("[keeps]", "[keep]", "unknown key `keep`"),

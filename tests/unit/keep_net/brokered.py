@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,7 @@ DIGEST = "d" * 64
 class StandInResolver:
     """Stands in for DNS: every look-up of a name gets the next of its answers, and the last one for ever."""
 
-    answers: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    answers: Mapping[str, Sequence[tuple[str, ...]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
     """What every answer waits for."""
@@ -41,7 +41,8 @@ class StandInResolver:
         if name not in self.answers:
             raise RequestRefusedError(BrokerResult.NAME_NOT_FOUND, f"{name}: there is no such name")
         answers = self.answers[name]
-        return tuple(map(canonical_address, answers.pop(0) if len(answers) > 1 else answers[0]))
+        turn = min(self.asked.count(name), len(answers)) - 1
+        return tuple(map(canonical_address, answers[turn]))
 
 
 @dataclass
@@ -84,7 +85,7 @@ async def serving(policy: NetworkPolicy, resolver: Resolver, path: Path) -> Asyn
 @contextlib.asynccontextmanager
 async def brokered(
     policy: NetworkPolicy,
-    answers: dict[str, list[tuple[str, ...]]] | None = None,
+    answers: Mapping[str, Sequence[tuple[str, ...]]] | None = None,
     *,
     of_keep: NetworkPolicy | None = None,
 ) -> AsyncIterator[Brokered]:

@@ -224,7 +224,7 @@ def test_a_keep_listens_on_a_port_that_nobody_else_has() -> None:
 
 def test_a_policy_is_explained_without_a_connection() -> None:
     async def run() -> None:
-        answers: dict[str, list[tuple[str, ...]]] = {"good.test": [("1.1.1.1",)], "bad.test": [("10.0.0.1",)]}
+        answers = {"good.test": [("1.1.1.1",)], "bad.test": [("10.0.0.1",)]}
         async with brokered(policy_of(["*.test", "8.8.8.8"]), answers) as keep:
             good = await keep.network.explain("good.test", 443)
             assert (good.allowed, good.addresses) == (True, ("1.1.1.1",))
