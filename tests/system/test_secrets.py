@@ -72,8 +72,11 @@ def key_of(envelope: Path) -> str:
     return header["key_id"]
 
 
-def seen_by_host(deployment: Deployment, keep: str, pid: int, needle: bytes) -> list[str]:
-    """Everywhere that the host finds `needle` without reading the memory of processes or of files in memory."""
+def seen_by_host(deployment: Deployment, keep: str, pid: int, needle: bytes, *, policy: bool = False) -> list[str]:
+    """Everywhere that the host finds `needle` without reading the memory of processes or of files in memory.
+
+    With `policy` the keep itself is not asked: that needs a policy for its evidence.
+    """
     found = holding(deployment.home, needle)
     for folder in folders_of(pid):
         found += holding(folder, needle)
@@ -84,7 +87,8 @@ def seen_by_host(deployment: Deployment, keep: str, pid: int, needle: bytes) -> 
         for descriptor in Path(f"/proc/{process}/fd").iterdir():
             if needle in os.fsencode(os.readlink(descriptor)):
                 found.append(str(descriptor))
-    for arguments in (("show", keep), ("runs", keep), ("events",), ("logs", keep), ("ls",)):
+    asked = (("show", keep), ("events",), ("logs", keep), ("ls",))
+    for arguments in asked if policy else (*asked, ("runs", keep)):
         shown = deployment.keepctl(*arguments, *(() if arguments[0] in {"events", "logs"} else ("--json",)))
         if needle.decode() in shown.stdout + shown.stderr:
             found.append(f"keepctl {' '.join(arguments)}")
