@@ -36,6 +36,8 @@ _BASIC_CONSTRAINTS: Final = bytes.fromhex("551d13")
 _AUTHORITY_KEY_IDENTIFIER: Final = bytes.fromhex("551d23")
 _EXTENDED_KEY_USAGE: Final = bytes.fromhex("551d25")
 _SERVER_AUTHENTICATION: Final = bytes.fromhex("2b06010505070301")
+_CLIENT_AUTHENTICATION: Final = bytes.fromhex("2b06010505070302")
+"""Workloads' connecting sockets show the keep's certificate too."""
 _CONCEPTUAL_MESSAGE: Final = bytes.fromhex("2b06010505070123")
 """id-pe-cmw, 1.3.6.1.5.5.7.1.35."""
 _DIGITAL_SIGNATURE: Final = b"\x03\x02\x07\x80"
@@ -76,7 +78,7 @@ def _extensions(public: bytes, names: tuple[str, ...], evidence: bytes | None) -
     return (
         _extension(_BASIC_CONSTRAINTS, _der(_SEQUENCE), critical=True),
         _extension(_KEY_USAGE, _DIGITAL_SIGNATURE, critical=True),
-        _extension(_EXTENDED_KEY_USAGE, _der(_SEQUENCE, _der(_OBJECT_IDENTIFIER, _SERVER_AUTHENTICATION))),
+        _extension(_EXTENDED_KEY_USAGE, _purposes()),
         _extension(_SUBJECT_ALTERNATIVE_NAME, _der(_SEQUENCE, *(_general_name(name) for name in names))),
         _extension(_SUBJECT_KEY_IDENTIFIER, _der(_OCTET_STRING, identifier)),
         _extension(_AUTHORITY_KEY_IDENTIFIER, _der(_SEQUENCE, _der(0x80, identifier))),
@@ -118,6 +120,11 @@ def _moment(timestamp: float) -> bytes:
     if moment.tm_year < 2050:
         return _der(_UTC_TIME, time.strftime("%y%m%d%H%M%SZ", moment).encode())
     return _der(_GENERALIZED_TIME, time.strftime("%Y%m%d%H%M%SZ", moment).encode())
+
+
+def _purposes() -> bytes:
+    purposes = (_SERVER_AUTHENTICATION, _CLIENT_AUTHENTICATION)
+    return _der(_SEQUENCE, *(_der(_OBJECT_IDENTIFIER, purpose) for purpose in purposes))
 
 
 def _der(tag: int, *parts: bytes) -> bytes:

@@ -6,6 +6,7 @@ process of its own under limits of its own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -22,6 +23,7 @@ from keep_protocol.webassembly import header
 from keep_protocol.webassembly.description import describe
 from keep_protocol.webassembly.errors import MalformedError
 from keep_protocol.webassembly.recognition import recognize
+from keep_protocol.webassembly.start_section import export_start
 
 _BLOCK = 1024 * 1024
 _MAX_EXPORTS = 100_000
@@ -77,6 +79,8 @@ class _UnsuitableError(Exception):
 
 
 def _compile_module(engine: Engine, wasm: bytearray) -> tuple[bytes, None]:
+    with contextlib.suppress(MalformedError):  # of which wasmtime says better what is wrong
+        wasm = export_start(wasm)
     module = Module.compile(engine, wasm)
     try:
         Linker(engine).link(module)

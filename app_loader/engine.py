@@ -176,10 +176,7 @@ class Linker:
         check(wasmtime.wasmtime_linker_define_wasi(self.pointer))
         wasmtime.wasmtime_linker_allow_shadowing(self.pointer, True)
         self._proc_exit = HostFunction(self._leave)  # ctypes callbacks live as long as they are referenced
-        i32 = (c_void_p * 1)(wasmtime.wasm_valtype_new(VALTYPE_I32))
-        parameters, results = PointerVector(), PointerVector()
-        wasmtime.wasm_valtype_vec_new(byref(parameters), 1, i32)
-        signature = wasmtime.wasm_functype_new(byref(parameters), byref(results))
+        signature = function_type(1, 0)
         module, name = WASI.encode(), b"proc_exit"
         check(
             wasmtime.wasmtime_linker_define_func(
@@ -216,6 +213,20 @@ class Linker:
         pointer = c_void_p()
         check(library().wasmtime_linker_instantiate_pre(self.pointer, module.pointer, byref(pointer)))
         return filled(pointer)
+
+
+def function_type(parameters: int, results: int) -> int:
+    """A `wasm_functype_t` of so many i32; the caller deletes it."""
+    return int(library().wasm_functype_new(byref(_integers(parameters)), byref(_integers(results))))
+
+
+def _integers(count: int) -> PointerVector:
+    wasmtime = library()
+    vector = PointerVector()
+    if count:
+        items = (c_void_p * count)(*(wasmtime.wasm_valtype_new(VALTYPE_I32) for _ in range(count)))
+        wasmtime.wasm_valtype_vec_new(byref(vector), count, items)
+    return vector
 
 
 def filled(pointer: c_void_p) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -64,15 +64,26 @@ class Execution:
         return self._verdict
 
     def begin(
-        self, module: str, assignment: Assignment, folders: Sequence[int], *, output: int, timeout: float
+        self,
+        module: str,
+        assignment: Assignment,
+        folders: Sequence[int],
+        *,
+        output: int,
+        timeout: float,
+        discarded: Collection[str] = (),
     ) -> None:
-        """Start the process; `folders` are the mounts' descriptors and closed here. Its time counts from now.
+        """Start the process; `folders` are its other descriptors and closed here. Its time counts from now.
 
-        `output` is the limit in bytes of both streams together, `timeout` is in seconds.
+        `output` is the limit in bytes of both streams together, `timeout` is in seconds, `discarded` names streams that
+        lead nowhere.
         """
         loop = asyncio.get_running_loop()
         theirs = [_in_memory(assignment), self.stdin.take_reader()]
-        for spool in self.outputs.values():
+        for name, spool in self.outputs.items():
+            if name in discarded:
+                theirs.append(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+                continue
             reader, writer = _pipe()
             theirs.append(writer)
             self._streams[reader] = spool
@@ -83,7 +94,7 @@ class Execution:
         self._room = output
         self._deadline = loop.call_later(timeout, self._expire, timeout)
         try:
-            self._runner.spawn(Start(self.run_id, module), (*theirs, *folders), self._ended)
+            self._runner.spawn(Start(self.run_id, module, assignment.shimmed), (*theirs, *folders), self._ended)
         except RunnerDiedError as error:
             self._finish(RunExit(ExitReason.LOST, message=str(error)))
 

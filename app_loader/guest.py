@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,7 @@ from app_loader.runner_messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
     MAX_REPORT,
+    STANDARD_STREAMS,
     Assignment,
     GuestMount,
     Report,
@@ -29,6 +31,10 @@ from app_loader.runner_messages import (
 )
 from app_loader.wasmtime_binding import check, library
 from keep_protocol.states import ExitReason
+
+if TYPE_CHECKING:
+    from app_loader.preview1.linking import ShimModules
+    from app_loader.preview1.running import FirstDescriptors
 
 _TABLES = 16
 _TABLE_ELEMENTS = 1_000_000
@@ -64,16 +70,25 @@ def _rehearse(engine: Engine, program: Program) -> None:
     library().wasmtime_store_delete(new_store(engine, program, 0, wasi_configuration(assignment, [])))
 
 
-def run(engine: Engine, program: Program, descriptors: list[int]) -> None:
+def run(engine: Engine, program: Program, descriptors: list[int], shim_modules: ShimModules | None = None) -> None:
     """Be the process of one run, up to its report; the caller ends the process. Never raises `Exception`.
 
     `descriptors` are those of `Start`. The other descriptors that are open are wasmtime's.
     """
-    memfd, stdin, stdout, stderr, report_pipe, *folders = descriptors
+    memfd, stdin, stdout, stderr, report_pipe, *others = descriptors
     try:
         assignment = _read_assignment(memfd)
-        _become_run(assignment, (stdin, stdout, stderr))
-        report = _execute(engine, program, assignment, folders)
+        folders, sockets = others[: len(assignment.mounts)], others[len(assignment.mounts) :]
+        if shim_modules is None:
+            _become_run(assignment, _streams(assignment, (stdin, stdout, stderr)))
+            report = _execute(engine, program, assignment, folders)
+        else:
+            # Here, so that runs without sockets do not pay for it.
+            from app_loader.preview1.running import FirstDescriptors
+
+            first = FirstDescriptors(assignment.files or (), (stdin, stdout, stderr), sockets)
+            _become_run(assignment, first.streams())
+            report = _execute(engine, program, assignment, folders, first, shim_modules)
     except (AppLoaderError, OSError, msgspec.DecodeError) as error:
         report = Report(ExitReason.LOST, message=f"the run could not be set up: {error}")
     # The server reads the outputs to their end when it has the report, so they end before it.
@@ -108,33 +123,72 @@ def _become_run(assignment: Assignment, stdio: Iterable[int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
 
 
-def _execute(engine: Engine, program: Program, assignment: Assignment, folders: list[int]) -> Report:
+def _streams(assignment: Assignment, given: tuple[int, int, int]) -> tuple[int, ...]:
+    """What becomes standard input, output and error; a stream that `files` leaves out leads nowhere."""
+    if assignment.files is None:
+        return given
+    kinds = [file.kind for file in assignment.files]
+    streams = []
+    for number, (name, stream) in enumerate(zip(STANDARD_STREAMS, given, strict=True)):
+        if kinds[number : number + 1] == [name]:
+            streams.append(stream)
+        else:
+            os.close(stream)
+            streams.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+    return tuple(streams)
+
+
+def _execute(
+    engine: Engine,
+    program: Program,
+    assignment: Assignment,
+    folders: list[int],
+    first: FirstDescriptors | None = None,
+    shim_modules: ShimModules | None = None,
+) -> Report:
     wasmtime = library()
-    wasi = wasi_configuration(assignment, folders)
-    confine_to_folders(
+    wasi = wasi_configuration(assignment, folders, () if first is None else first.placeholders())
+    rules = [
         landlock.Rule(folder, landlock.WRITE if mount.writable else landlock.READ)
         for mount, folder in zip(assignment.mounts, folders, strict=True)
-    )
+    ]
+    if first is not None:
+        rules.append(landlock.Rule(first.placeholder, landlock.READ))
+    confine_to_folders(rules)
     for folder in folders:
         os.close(folder)
-    context = wasmtime.wasmtime_store_context(new_store(engine, program, assignment.memory, wasi))
-    return program.run(context, assignment.memory)
+    if first is None or shim_modules is None:
+        context = wasmtime.wasmtime_store_context(new_store(engine, program, assignment.memory, wasi))
+        return program.run(context, assignment.memory)
+    return first.run(engine, program, shim_modules, assignment.memory, wasi)
 
 
-def new_store(engine: Engine, program: Program, memory: int, wasi: int) -> int:
+def new_store(
+    engine: Engine, program: Program, memory: int, wasi: int, *, extra_instances: int = 0, extra_memories: int = 0
+) -> int:
     """A `wasmtime_store_t` with limits for this program. `memory` is in bytes; `wasi` is taken over."""
     wasmtime = library()
     store = int(wasmtime.wasmtime_store_new(engine.pointer, None, None))
     wasmtime.wasmtime_store_limiter(
-        store, memory, _TABLE_ELEMENTS, program.max_instances, _TABLES, program.max_memories
+        store,
+        memory,
+        _TABLE_ELEMENTS,
+        program.max_instances + extra_instances,
+        _TABLES,
+        program.max_memories + extra_memories,
     )
     # Without this, a guest's first call of WASI aborts the process.
     check(wasmtime.wasmtime_context_set_wasi(wasmtime.wasmtime_store_context(store), wasi))
     return store
 
 
-def wasi_configuration(assignment: Assignment, folders: list[int]) -> int:
-    """A `wasi_config_t` with this process's standard streams. Raises `EngineError`."""
+def wasi_configuration(
+    assignment: Assignment, folders: list[int], placeholders: Iterable[tuple[GuestMount, int]] = ()
+) -> int:
+    """A `wasi_config_t` with this process's standard streams. Raises `EngineError`.
+
+    `placeholders` are folders that get the numbers before those of the mounts.
+    """
     wasmtime = library()
     wasi = int(wasmtime.wasi_config_new())
     names = [name for name, _ in assignment.environment]
@@ -146,7 +200,7 @@ def wasi_configuration(assignment: Assignment, folders: list[int]) -> int:
     wasmtime.wasi_config_inherit_stdin(wasi)
     wasmtime.wasi_config_inherit_stdout(wasi)
     wasmtime.wasi_config_inherit_stderr(wasi)
-    for mount, folder in zip(assignment.mounts, folders, strict=True):
+    for mount, folder in (*placeholders, *zip(assignment.mounts, folders, strict=True)):
         _preopen(wasi, mount, folder)
     return wasi
 

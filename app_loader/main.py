@@ -24,6 +24,7 @@ from app_loader.keep import Keep
 from app_loader.principals import Principals
 from app_loader.renewal import renew_when_due
 from app_loader.revocation import CRL_FILE, Revocations
+from app_loader.run_sockets import SocketOpener
 from app_loader.runner import Runner
 from app_loader.runs import Runs
 from app_loader.sealer_source import SealerSource
@@ -40,6 +41,8 @@ from keep_protocol.states import AtRest
 if TYPE_CHECKING:
     from app_loader.evidence import EvidenceMaker
     from app_loader.secret_sources import SecretSources
+    from app_loader.tls_relay import TlsRelay
+    from app_loader.workload_tls import WorkloadTls
 
 _GRACE: Final = 2.0
 """Seconds that responses get to end after SIGTERM, and once more when all runs are killed."""
@@ -158,7 +161,10 @@ class _Service:
             configuration=self._workload_configuration,
             files=files,
             sealer=sealer.get,
+            sockets=SocketOpener(lambda: self._keep.network(), state / "workload", self._tls_of_workload),
         )
+        self._relay: TlsRelay | None = None
+        """Of the workload's TLS; most keeps have none."""
         self._calls = Calls(runner, self._workload, spec.limits)
         keep = self._keep = Keep(
             configuration,
@@ -179,6 +185,19 @@ class _Service:
         self._sources = keep.secret_sources = _secret_sources(keep, evidence)
         self._server = Server(Dispatcher(keep), Trust(identity, principals), principals)
 
+    def _tls_of_workload(self) -> WorkloadTls:
+        # Here, so that keeps whose workloads do no TLS do not pay for it.
+        from app_loader.tls_relay import TlsRelay
+        from app_loader.workload_tls import WorkloadTls
+
+        if self._relay is None:
+            self._relay = TlsRelay()
+        return WorkloadTls(self._identity, self._secrets, self._relay)
+
+    def _close_relay(self) -> None:
+        if self._relay is not None:
+            self._relay.close()
+
     async def run(
         self,
         listener: socket.socket,
@@ -190,6 +209,7 @@ class _Service:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
         async with AsyncExitStack() as stack:
             stack.callback(self._secrets.close)
+            stack.callback(self._close_relay)
             await self._runner.attach()
             stack.push_async_callback(self._runner.close)
             self._workload.restore()

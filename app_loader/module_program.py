@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ctypes import Array, byref, c_void_p
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from app_loader.engine import Linker, Module, entry_point
 from app_loader.errors import CallFailedError, EngineError
@@ -22,6 +22,14 @@ from app_loader.wasmtime_binding import (
 )
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.states import ExitReason
+from keep_protocol.webassembly.start_section import START_EXPORT
+
+if TYPE_CHECKING:
+    # Only runs with sockets pay for it.
+    from app_loader.preview1.descriptor_table import DescriptorTable
+    from app_loader.preview1.linking import Shim
+
+    Prepare: TypeAlias = Callable[[DescriptorTable], None]
 
 _PAGE = 65536
 _MAX_SIGNATURE = 500
@@ -38,22 +46,34 @@ class ModuleProgram:
 
     def __init__(self, linker: Linker, module: Module) -> None:
         exports = module.exports()
+        self.linker = linker
+        self._module = module
         self._exit = linker.exit
         self._entry = entry_point(exports)
         self._memories = tuple(export.name for export in exports if export.kind == EXTERNTYPE_MEMORY)
         self._functions = {export.name: export.function for export in exports if export.function is not None}
+        self._has_start = self._functions.pop(START_EXPORT, None) is not None
         self._instance_pre = linker.link(module)
 
     def close(self) -> None:
         """Free it."""
+        self._module.close()
         library().wasmtime_instance_pre_delete(self._instance_pre)
 
-    def run(self, context: int, memory: int) -> Report:
-        """Run it as a command. Raises `EngineError`."""
+    def run(self, context: int, memory: int, shim: Shim | None = None, prepare: Prepare | None = None) -> Report:
+        """Run it as a command. Raises `EngineError`.
+
+        With a `shim` it is linked with that, and `prepare` fills the table of descriptors before anything is called.
+        """
         if self._entry is None or self._entry.function is None:
             raise EngineError("the module exports no function `_start` without parameters")
         instance = Instance()
-        if report := self._instantiate(context, instance):
+        report = self._instantiate(context, instance) if shim is None else self._link(context, instance)
+        if report is None and shim is not None and prepare is not None and (table := shim.join(instance)) is not None:
+            prepare(table)
+        if report is None:
+            report = self._call_start(context, instance, memory)
+        if report is not None:
             return report
         results = (Value * 1)()
         count = len(self._entry.function[1])
@@ -73,7 +93,7 @@ class ModuleProgram:
             _lower(values[index], kind, argument, f"$.arguments[{index}]")
         results = (Value * max(1, len(returned)))()
         instance = Instance()
-        report = self._instantiate(context, instance)
+        report = self._instantiate(context, instance) or self._call_start(context, instance, memory)
         if report is None and function != _INITIALIZE and _INITIALIZE in self._functions:
             report = self._invoke(context, instance, _INITIALIZE, None, results, 0, memory)
         if report is None:
@@ -89,6 +109,21 @@ class ModuleProgram:
         self._exit.value = None
         error = library().wasmtime_instance_pre_instantiate(self._instance_pre, context, byref(instance), byref(trap))
         return failure(error, trap, self._exit.value, full=False) if error or trap else None
+
+    def _link(self, context: int, instance: Instance) -> Report | None:
+        """Instantiate with what the linker has now, which a shim may have changed. How that failed, if it did."""
+        trap = c_void_p()
+        self._exit.value = None
+        error = library().wasmtime_linker_instantiate(
+            self.linker.pointer, context, self._module.pointer, byref(instance), byref(trap)
+        )
+        return failure(error, trap, self._exit.value, full=False) if error or trap else None
+
+    def _call_start(self, context: int, instance: Instance, memory: int) -> Report | None:
+        """What WebAssembly does at the end of instantiation; the compiler has made it an export (`start_section`)."""
+        if not self._has_start:
+            return None
+        return self._invoke(context, instance, START_EXPORT, None, (Value * 1)(), 0, memory)
 
     def _invoke(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from app_loader.run_plan import RunPlan
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.states import WorkloadKind
 
@@ -21,11 +22,19 @@ def check_queue(active: int, queued: int) -> None:
         )
 
 
-def check_runnable(kind: WorkloadKind) -> None:
-    """Raise `RefusalError` for a workload that is no command."""
+def check_runnable(kind: WorkloadKind, plan: RunPlan) -> None:
+    """Raise `RefusalError` (`workload-not-runnable`) if a workload of this kind cannot be run so."""
     if not kind.is_command:
         raise RefusalError(
             ErrorCode.WORKLOAD_NOT_RUNNABLE,
             f"the workload is a {kind} and no command: it has nothing that could be run",
             remedy="call its functions with POST /v1/call/{function}",
+        )
+    if plan.shimmed and kind is not WorkloadKind.COMMAND:
+        raise RefusalError(
+            ErrorCode.WORKLOAD_NOT_RUNNABLE,
+            "the workload's configuration gives it sockets in `files`, and it is a component: only modules for WASI "
+            "preview 1 have them",
+            field="$.files",
+            remedy="take `files` out of the configuration, or build the workload for wasm32-wasip1",
         )

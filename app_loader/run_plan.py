@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from app_loader.runner_messages import shimmed
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import DEFAULT_MOUNTS, Mount, RunRequest, Stdin
 from keep_protocol.secret_api import SecretUse
@@ -31,6 +32,18 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secrets: tuple[SecretUse, ...]
     files: tuple[Descriptor, ...] | None
     """None: the standard streams alone."""
+
+    @property
+    def shimmed(self) -> bool:
+        """Whether `files` names sockets, or streams at numbers where WASI has none."""
+        return shimmed([file.__struct_config__.tag for file in self.files or ()])
+
+    @property
+    def discarded(self) -> frozenset[str]:
+        """Output streams that nobody keeps."""
+        return frozenset(
+            name for name, policy in (("stdout", self.stdout), ("stderr", self.stderr)) if policy is OutputPolicy.NULL
+        )
 
 
 def plan_run(request: RunRequest, configuration: WorkloadConfiguration | None, limits: Limits) -> RunPlan:

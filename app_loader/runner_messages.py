@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import msgspec
 
 from keep_protocol.handover import SandboxFact
@@ -11,8 +14,9 @@ from keep_protocol.states import ExitReason
 MAX_PACKET = 64 * 1024
 """Bytes of a packet."""
 
-MAX_DESCRIPTORS = 128
-"""Of one packet: five of a run, and one for each of at most 64 mounts; the kernel's limit is 253."""
+MAX_DESCRIPTORS = 192
+"""Of one packet: six of a run, and one for each of at most 64 mounts, 32 secrets and 64 sockets; the kernel's limit
+is 253."""
 
 MAX_REPORT = 32 * 1024
 """Bytes of a child's report, so that one write into an empty pipe holds it."""
@@ -55,15 +59,33 @@ class GuestMount(msgspec.Struct, frozen=True):
     writable: bool
 
 
+class GuestFile(msgspec.Struct, frozen=True):
+    """One of a guest's first descriptors, when its workload's configuration names them."""
+
+    kind: Literal["null", "stdin", "stdout", "stderr", "listen", "connect"]
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether it comes with a descriptor of its own."""
+        return self.kind in ("listen", "connect")
+
+
+STANDARD_STREAMS = ("stdin", "stdout", "stderr")
+"""In the order of their numbers."""
+
+
 class Start(msgspec.Struct, frozen=True, tag="start"):
     """Run `module` in a child.
 
-    Descriptors: a memfd with an `Assignment`, stdin, stdout, stderr, a pipe for the report, then one a mount. The
-    runner passes the memfd on unread: its memory is copied into later runs, which must not see this one's arguments.
+    Descriptors: a memfd with an `Assignment`, stdin, stdout, stderr, a pipe for the report, then one a mount, then with
+    `shimmed` an empty folder and one a socket. The runner passes the memfd on unread: its memory is copied into later
+    runs, which must not see this one's arguments.
     """
 
     process: str
     module: str
+    shimmed: bool = False
+    """Whether it has descriptors that WASI cannot have."""
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -76,6 +98,21 @@ class Assignment(msgspec.Struct, frozen=True):
     file_size: int
     """Of the longest file that it may write."""
     mounts: tuple[GuestMount, ...]
+    files: tuple[GuestFile, ...] | None = None
+    """Its first descriptors, from 0 on; None: the standard streams."""
+
+    @property
+    def shimmed(self) -> bool:
+        """Whether some of `files` are what WASI cannot have, or not at that number."""
+        return shimmed([file.kind for file in self.files or ()])
+
+
+def shimmed(kinds: Sequence[object]) -> bool:
+    """Whether descriptors of these kinds, from 0 on, are more than standard streams in their places."""
+    return any(
+        number >= len(STANDARD_STREAMS) or kind not in ("null", STANDARD_STREAMS[number])
+        for number, kind in enumerate(kinds)
+    )
 
 
 class Serve(msgspec.Struct, frozen=True, tag="serve"):

@@ -45,6 +45,7 @@ from app_loader.runner_messages import (
 
 if TYPE_CHECKING:
     from app_loader.component_program import ComponentLinker
+    from app_loader.preview1.linking import ShimModules
 
 _SPARE = "spare"
 """Name of the child that waits for the next run, so that a run need not wait for a fork."""
@@ -72,6 +73,8 @@ class _RunnerProcess:
         self._linker: Linker | None = None
         self._component_linker: ComponentLinker | None = None
         self._programs: dict[str, Program] = {}
+        self._shim_modules: ShimModules | None = None
+        """Compiled with the first run that has sockets."""
         self._spare: socket.socket | None = None
         """To the child that waits for the next run; it knows the modules that were mapped when it was forked."""
         self._poll = select.poll()
@@ -177,13 +180,34 @@ class _RunnerProcess:
 
     def _start(self, order: Start, packet: bytes, descriptors: list[int]) -> None:
         program = self._programs.get(order.module)
-        if program is None:
+        if order.shimmed:
+            self._start_shimmed(order, program, descriptors)
+        elif program is None:
             self.send(Ended(order.process, error="its module is not loaded"))
         elif self._give_to_spare(packet, descriptors):
             self.send(Started(order.process, self._children.rename(_SPARE, order.process)))
         else:
             engine, _ = self._linking()
             self._fork(order.process, lambda: guest.run(engine, program, descriptors))
+
+    def _start_shimmed(self, order: Start, program: Program | None, descriptors: list[int]) -> None:
+        """A spare that was forked before the shim was compiled has none, so these runs have a fork of their own."""
+        # Here, so that keeps without sockets do not pay for it.
+        from app_loader.preview1.linking import ShimModules
+
+        if not isinstance(program, ModuleProgram):
+            self.send(Ended(order.process, error="its module is not loaded, or is none for WASI preview 1"))
+            return
+        engine, _ = self._linking()
+        if self._shim_modules is None:
+            try:
+                self._shim_modules = ShimModules(engine)
+            except EngineError as error:
+                self.send(Ended(order.process, error=f"the shim for sockets cannot be compiled: {error}"))
+                return
+            gc.freeze()
+        modules = self._shim_modules
+        self._fork(order.process, lambda: guest.run(engine, program, descriptors, modules))
 
     def _serve(self, order: Serve, descriptors: list[int]) -> None:
         program = self._programs.get(order.module)
@@ -254,8 +278,9 @@ def _load_module(engine: Engine, linker: Linker, path: Path) -> Program:
     module = Module.map(engine, path)
     try:
         return ModuleProgram(linker, module)
-    finally:
+    except EngineError:
         module.close()
+        raise
 
 
 def _sha256(path: Path) -> str:

@@ -17,13 +17,15 @@ from app_loader.configuration_store import ConfigurationStore
 from app_loader.execution import Execution
 from app_loader.files import Files
 from app_loader.files_guard import FilesGuard
+from app_loader.going_run import GoingRun
 from app_loader.oom import OomKills
 from app_loader.run_admission import check_queue, check_runnable
+from app_loader.run_assignment import assignment_of
 from app_loader.run_folders import RunFolders
 from app_loader.run_plan import RunPlan, plan_run
 from app_loader.run_records import RunRecords, running
+from app_loader.run_sockets import SocketOpener
 from app_loader.runner import Runner, close_all
-from app_loader.runner_messages import Assignment, GuestMount
 from app_loader.secret_delivery import SecretDelivery
 from app_loader.secret_store import SecretStore
 from app_loader.standard_input import StandardInput
@@ -46,16 +48,6 @@ _CLOSE_SECONDS = 3.0
 Stream = Literal["stdout", "stderr"]
 
 
-class _Going(msgspec.Struct):
-    """A run that is queued or going, with all that its record does not say."""
-
-    run: Run
-    plan: RunPlan
-    module: LoadedModule
-    execution: Execution
-    over: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
-
-
 class Runs:
     """Starts runs as the spec's limits allow and remembers how they ended."""
 
@@ -71,6 +63,7 @@ class Runs:
         *,
         files: Files | None = None,
         sealer: Callable[[], Awaitable[Sealer]] | None = None,
+        sockets: SocketOpener | None = None,
     ) -> None:
         files = files or Files(state / "files", spec.limits.files, memory=spec.limits.memory)
         self._storage = files.storage
@@ -81,14 +74,15 @@ class Runs:
         self._workload = workload
         self._limits = spec.limits
         self._configuration = configuration or ConfigurationStore(state, spec)
+        self._sockets = sockets or SocketOpener(None, state)
         self._restart_runs = spec.restart_runs
         self._oom_kills = oom_kills or OomKills()
         self._guard = FilesGuard(files)
         self._secrets = SecretDelivery(secrets or SecretStore(), state)
         self._ended: dict[str, Run] = {}
         """In the order in which they ended."""
-        self._going: dict[str, _Going] = {}
-        self._queue: deque[_Going] = deque()
+        self._going: dict[str, GoingRun] = {}
+        self._queue: deque[GoingRun] = deque()
         self._interrupted: list[Run] = []
         """To be started again."""
         self._closing = False
@@ -149,7 +143,7 @@ class Runs:
         module = await self._workload.acquire()
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(self._workload.release, module)
-            check_runnable(module.kind)
+            check_runnable(module.kind, plan)
             self._secrets.check(plan)
             run_id = self._records.new_id()
             if views := self._folders.views(plan.mounts):
@@ -161,7 +155,11 @@ class Runs:
             check_queue(self.active, self.queued)
             going = self._prepare(Run(run_id, RunState.QUEUED, now(), module.digest), plan, module)
             undo.callback(going.execution.stdin.close)
-            if at_once := not self._queue and self.active < self._limits.runs:
+            if plan.shimmed and self._has_room:
+                # So whoever starts it hears what cannot be opened.
+                going.sockets = await self._sockets.open(plan.files or ())
+                undo.callback(going.sockets.close)
+            if at_once := self._has_room and (going.sockets is not None or not plan.shimmed):
                 going.run = running(going.run, now())
             try:
                 self._records.create(going.run, plan if self._restart_runs else None)
@@ -174,11 +172,18 @@ class Runs:
             self._begin(going, folders)
         else:
             close_all(folders)
+            going.close_sockets()
             self._queue.append(going)
             if views:
                 # Plaintext of runs that wait would fill the memory of those that go.
                 await views.close(run_id, keep=False)
+            self._begin_next()
         return self.get(going.run.id)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether a run could begin now."""
+        return not self._queue and self.active < self._limits.runs and not self._closing
 
     def get(self, run_id: str) -> Run:
         """Raises `RefusalError` (`run-not-found`)."""
@@ -254,30 +259,34 @@ class Runs:
                     await one.over.wait()
         self._guard.close()
 
-    def _prepare(self, run: Run, plan: RunPlan, module: LoadedModule) -> _Going:
+    def _prepare(self, run: Run, plan: RunPlan, module: LoadedModule) -> GoingRun:
         def finished(ending: RunExit) -> None:
             self._finish(going, ending)
 
         folder, stdin = self._records.folder(run.id), StandardInput(plan.stdin)
         execution = Execution(run.id, folder, self._runner, self._oom_kills, stdin, finished, self._storage)
-        going = _Going(run, plan, module, execution)
+        going = GoingRun(run, plan, module, execution)
         return going
 
     def _begin_next(self) -> None:
         while self._queue and self.active < self._limits.runs and not self._closing:
             going = self._queue.popleft()
-            if views := self._folders.views(going.plan.mounts):
+            views = self._folders.views(going.plan.mounts)
+            if views or going.plan.shimmed:
                 going.run = running(going.run, now())
                 self._spawn(self._begin_with(views, going))
             else:
                 self._begin_waiting(going)
 
-    async def _begin_with(self, views: Views, going: _Going) -> None:
+    async def _begin_with(self, views: Views | None, going: GoingRun) -> None:
         try:
-            await views.open(going.run.id, going.plan.mounts)
+            if views:
+                await views.open(going.run.id, going.plan.mounts)
+            if going.plan.shimmed:
+                going.sockets = await self._sockets.open(going.plan.files or ())
         except RefusalError as error:
             self._workload.release(going.module)
-            going.execution.abandon(ExitReason.LOST, f"a folder that it was to see cannot be had: {error.detail}")
+            going.execution.abandon(ExitReason.LOST, f"what it was to have cannot be had: {error.detail}")
             return
         if (stopped := going.execution.verdict) is not None:
             self._workload.release(going.module)
@@ -285,7 +294,7 @@ class Runs:
             return
         self._begin_waiting(going)
 
-    def _begin_waiting(self, going: _Going) -> None:
+    def _begin_waiting(self, going: GoingRun) -> None:
         try:
             folders = self._folders.open(going.plan.mounts)
         except RefusalError as error:
@@ -296,7 +305,7 @@ class Runs:
         self._record(going.run)
         self._begin(going, folders)
 
-    def _begin(self, going: _Going, folders: tuple[int, ...]) -> None:
+    def _begin(self, going: GoingRun, folders: tuple[int, ...]) -> None:
         plan = going.plan
         try:
             secrets = self._secrets.deliver(going.run.id, plan)
@@ -305,25 +314,19 @@ class Runs:
             self._workload.release(going.module)
             going.execution.abandon(ExitReason.LOST, f"a secret that it was to get cannot be given: {error.detail}")
             return
-        assignment = Assignment(
-            arguments=(plan.program, *plan.args),
-            environment=(*plan.env.items(), *secrets.environment),
-            memory=plan.memory,
-            file_size=self._guard.remaining,
-            mounts=(*(GuestMount(mount.guest, mount.writable) for mount in plan.mounts), *secrets.mounts),
-        )
         going.execution.begin(
             going.module.name,
-            assignment,
-            (*folders, *secrets.folders),
+            assignment_of(plan, secrets, self._guard.remaining),
+            (*folders, *secrets.folders, *going.take_sockets()),
             output=plan.output_limit,
             timeout=plan.timeout,
+            discarded=plan.discarded,
         )
         self._workload.release(going.module)
         if any(mount.writable for mount in plan.mounts):
             self._guard.watch(going.execution)
 
-    def _stop(self, going: _Going, message: str) -> None:
+    def _stop(self, going: GoingRun, message: str) -> None:
         if going in self._queue:
             self._queue.remove(going)
             self._workload.release(going.module)
@@ -336,7 +339,8 @@ class Runs:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _finish(self, going: _Going, ending: RunExit) -> None:
+    def _finish(self, going: GoingRun, ending: RunExit) -> None:
+        going.close_sockets()
         self._guard.unwatch(going.execution)
         self._secrets.withdraw(going.run.id)
         if views := self._folders.views(going.plan.mounts):
@@ -344,14 +348,14 @@ class Runs:
         else:
             self._conclude(going, ending)
 
-    async def _finish_with(self, views: Views, going: _Going, ending: RunExit) -> None:
+    async def _finish_with(self, views: Views, going: GoingRun, ending: RunExit) -> None:
         """Over is a run when what it wrote is sealed: until then its end can be undone by the end of the keep."""
         # Of a runner that dies no run is known to have ended.
         if problem := await views.close(going.run.id, keep=not self._runner.died.is_set()):
             ending = RunExit(ExitReason.OUTPUT_LIMIT, message=problem)
         self._conclude(going, ending)
 
-    def _conclude(self, going: _Going, ending: RunExit) -> None:
+    def _conclude(self, going: GoingRun, ending: RunExit) -> None:
         outputs = going.execution.outputs
         going.run = msgspec.structs.replace(
             going.run,

@@ -69,7 +69,7 @@ VALUE_TYPES = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}
 class Extern(ctypes.Structure):
     """`wasmtime_extern_t`; `item` is passed on as the function or memory that `kind` says it is."""
 
-    _fields_ = (("kind", c_uint8), ("_padding", c_uint8 * 7), ("item", c_uint64 * 4))
+    _fields_ = (("kind", c_uint8), ("_padding", c_uint8 * 7), ("item", c_uint64 * 3))
 
 
 class Instance(ctypes.Structure):
@@ -89,6 +89,12 @@ VALTYPE_I32 = 0
 
 HostFunction = CFUNCTYPE(c_void_p, c_void_p, c_void_p, POINTER(Value), c_size_t, POINTER(Value), c_size_t)
 """`wasmtime_func_callback_t`: (env, caller, arguments, count, results, count) → trap or None."""
+
+UncheckedHostFunction = CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)
+"""`wasmtime_func_unchecked_callback_t`: (env, caller, arguments and results, count) → trap or None."""
+
+RAW_VALUE = 16
+"""Bytes of a `wasmtime_val_raw_t`; an i32 is the first 4."""
 
 _POINTER_OUT = POINTER(c_void_p)
 
@@ -125,6 +131,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wasm_valtype_kind": (c_uint8, (c_void_p,)),
     "wasm_functype_params": (POINTER(PointerVector), (c_void_p,)),
     "wasm_functype_results": (POINTER(PointerVector), (c_void_p,)),
+    "wasmtime_wat2wasm": (c_void_p, (c_char_p, c_size_t, POINTER(ByteVector))),
     # Linking.
     "wasm_valtype_new": (c_void_p, (c_uint8,)),
     "wasm_valtype_vec_new": (None, (POINTER(PointerVector), c_size_t, _POINTER_OUT)),
@@ -140,6 +147,19 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wasmtime_linker_get": (
         c_bool,
         (c_void_p, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, POINTER(Extern)),
+    ),
+    "wasmtime_linker_define": (
+        c_void_p,
+        (c_void_p, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, POINTER(Extern)),
+    ),
+    "wasmtime_linker_instantiate": (c_void_p, (c_void_p, c_void_p, c_void_p, POINTER(Instance), _POINTER_OUT)),
+    "wasmtime_instance_new": (
+        c_void_p,
+        (c_void_p, c_void_p, POINTER(Extern), c_size_t, POINTER(Instance), _POINTER_OUT),
+    ),
+    "wasmtime_func_new_unchecked": (
+        None,
+        (c_void_p, c_void_p, UncheckedHostFunction, c_void_p, c_void_p, c_void_p),
     ),
     "wasmtime_linker_instantiate_pre": (c_void_p, (c_void_p, c_void_p, _POINTER_OUT)),
     "wasmtime_instance_pre_delete": (None, (c_void_p,)),
@@ -162,6 +182,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_void_p,
         (c_void_p, c_void_p, POINTER(Value), c_size_t, POINTER(Value), c_size_t, _POINTER_OUT),
     ),
+    "wasmtime_func_call_unchecked": (c_void_p, (c_void_p, c_void_p, c_void_p, c_size_t, _POINTER_OUT)),
+    "wasmtime_memory_data": (c_void_p, (c_void_p, c_void_p)),
     "wasmtime_memory_data_size": (c_size_t, (c_void_p, c_void_p)),
     # Errors and traps.
     "wasmtime_error_message": (None, (c_void_p, POINTER(ByteVector))),

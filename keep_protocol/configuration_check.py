@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import KeepSpec
-from keep_protocol.workload_configuration import WorkloadConfiguration
+from keep_protocol.workload_configuration import ConnectFile, ListenFile, WorkloadConfiguration
 
 
 def check_configuration(configuration: WorkloadConfiguration, spec: KeepSpec) -> None:
-    """Raise `RefusalError` (`limit-exceeded` or `configuration-refused`) for what the spec does not allow."""
+    """Raise `RefusalError` (`limit-exceeded` or `configuration-refused`) for what the spec does not allow, by name."""
+    _check_limits(configuration, spec)
+    if configuration.restart and not spec.restart_runs:
+        raise _refused(
+            "the workload wants interrupted runs to be started again, and the keep's spec has `restart_runs` false",
+            "$.restart",
+            "make a keep whose spec has `restart_runs` true",
+        )
+    for where, port in _ports(configuration):
+        if port not in spec.network.listen:
+            raise _refused(
+                f"the workload listens on port {port}, and the spec's `network.listen` does not name it",
+                where,
+                "make a keep whose spec names the port",
+            )
+    connecting = [
+        (f"$.files[{number}]", file)
+        for number, file in enumerate(configuration.files or ())
+        if isinstance(file, ConnectFile)
+    ]
+    if connecting:
+        _check_hosts(connecting, spec)
+    for number, rule in enumerate(configuration.egress):
+        if rule not in spec.network.egress.allow:
+            raise _refused(
+                f"the workload connects to {rule.host}, and no rule of the spec's `network.egress.allow` is this one",
+                f"$.egress[{number}]",
+                "make a keep whose spec has the rule",
+            )
+
+
+def _check_limits(configuration: WorkloadConfiguration, spec: KeepSpec) -> None:
     limits = configuration.limits
     for name, value, allowed, unit in (
         ("memory", limits.memory, spec.limits.memory, "bytes"),
@@ -21,10 +54,36 @@ def check_configuration(configuration: WorkloadConfiguration, spec: KeepSpec) ->
                 f"`limits.{name}` is {value} {unit}, the keep's spec allows {allowed}",
                 field=f"$.limits.{name}",
             )
-    if configuration.restart and not spec.restart_runs:
-        raise RefusalError(
-            ErrorCode.CONFIGURATION_REFUSED,
-            "the workload wants interrupted runs to be started again, and the keep's spec has `restart_runs` false",
-            field="$.restart",
-            remedy="make a keep whose spec has `restart_runs` true",
-        )
+
+
+def _ports(configuration: WorkloadConfiguration) -> Iterator[tuple[str, int]]:
+    for number, file in enumerate(configuration.files or ()):
+        if isinstance(file, ListenFile):
+            yield f"$.files[{number}].port", file.port
+    if configuration.http is not None and configuration.http.port is not None:
+        yield "$.http.port", configuration.http.port
+
+
+def _check_hosts(connecting: list[tuple[str, ConnectFile]], spec: KeepSpec) -> None:
+    # Most configurations name no hosts, and import nothing that reads rules.
+    from keep_protocol.egress.decision import explain
+    from keep_protocol.egress.errors import EgressError
+    from keep_protocol.egress.rules import EgressPolicy
+    from keep_protocol.egress.targets import target_of
+
+    policy = EgressPolicy.of(spec.network.egress)
+    for where, file in connecting:
+        try:
+            decision = explain(policy, target_of(file.host, file.port))
+        except EgressError as error:
+            raise RefusalError(ErrorCode.FIELD_INVALID, str(error), field=f"{where}.host") from None
+        if not decision.allowed:
+            raise _refused(
+                f"the spec does not allow a connection to {file.host}:{file.port}: {decision.reason}",
+                where,
+                "make a keep whose spec allows it in `network.egress`",
+            )
+
+
+def _refused(detail: str, field: str, remedy: str) -> RefusalError:
+    return RefusalError(ErrorCode.CONFIGURATION_REFUSED, detail, field=field, remedy=remedy)

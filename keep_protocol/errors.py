@@ -73,6 +73,7 @@ class ErrorCode(StrEnum):
     ATTESTATION_REQUIRED = "attestation-required"
     SECRET_NOT_FOUND = "secret-not-found"
     SECRET_PENDING = "secret-pending"
+    SOCKET_UNAVAILABLE = "socket-unavailable"
     SECRET_UNUSABLE = "secret-unusable"
     SEALED_INVALID = "sealed-invalid"
     SEALING_KEY_UNKNOWN = "sealing-key-unknown"
@@ -153,6 +154,7 @@ _STATUS = {
     ErrorCode.ATTESTATION_REQUIRED: HTTPStatus.FORBIDDEN,
     ErrorCode.SECRET_NOT_FOUND: HTTPStatus.NOT_FOUND,
     ErrorCode.SECRET_PENDING: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.SOCKET_UNAVAILABLE: HTTPStatus.BAD_GATEWAY,
     ErrorCode.SECRET_UNUSABLE: HTTPStatus.CONFLICT,
     ErrorCode.SEALED_INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.SEALING_KEY_UNKNOWN: HTTPStatus.UNPROCESSABLE_ENTITY,

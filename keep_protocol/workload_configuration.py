@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 
 from keep_protocol.keep_api import Argument, EnvironmentName, Mount
+from keep_protocol.network_policy import MAX_RULES, EgressRule, Port
 from keep_protocol.secret_api import SECRET_NAME_PATTERN, USES_SCHEMA, SecretUse
 
 MAX_CONFIGURATION: Final = 1_000_000
@@ -17,7 +18,6 @@ MAX_CONFIGURATION: Final = 1_000_000
 MAX_FILES: Final = 64
 """Descriptors that a configuration may give; as many as mounts."""
 
-Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern="^[^:\\x00]+$")]
 """Of a descriptor. `FD_NAMES` joins names with colons."""
 _Host: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern="^[^\\x00-\\x20/]+$")]
@@ -194,6 +194,8 @@ class WorkloadConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     """The guest's descriptors, from 0 on. None: the three standard streams, and no `FD_COUNT` and `FD_NAMES`."""
     limits: RunLimits = RunLimits()
     http: HttpService | None = None
+    egress: Annotated[tuple[EgressRule, ...], msgspec.Meta(max_length=MAX_RULES)] = ()
+    """Whom the workload connects to besides `files`. Each must be a rule of the spec's `network.egress.allow`."""
     restart: bool = False
     """Whether runs need a keep that starts them again when its restart interrupted them."""
 

@@ -22,6 +22,11 @@ class Reader:
         """Whether nothing is left."""
         return self.position >= self._end
 
+    @property
+    def remaining(self) -> int:
+        """Bytes that are left."""
+        return self._end - self.position
+
     def byte(self) -> int:
         """The next byte."""
         if self.position >= self._end:

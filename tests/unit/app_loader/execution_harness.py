@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,19 +23,25 @@ from app_loader.calls import Calls
 from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits
 from app_loader.configuration_store import ConfigurationStore
 from app_loader.files import Files
+from app_loader.identity import Identity
 from app_loader.oom import OomKills
+from app_loader.run_sockets import SocketOpener
 from app_loader.runner import Runner
 from app_loader.runs import Runs
 from app_loader.sealer_source import SealerSource
 from app_loader.sealing.sealer import Sealer
+from app_loader.secret_store import SecretStore
 from app_loader.storage import PLAIN, Storage
+from app_loader.tls_relay import TlsRelay
 from app_loader.workload import Workload
+from app_loader.workload_tls import WorkloadTls
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.handover import Configuration
 from keep_protocol.keep_api import CallRequest, Run, RunExit, RunRequest, WorkloadInfo
-from keep_protocol.network_policy import NO_NETWORK
+from keep_protocol.network_policy import NO_NETWORK, NetworkPolicy
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, Principal
 from keep_protocol.states import AtRest, Backend, KeepRole, RunState
+from tests.unit.app_loader.loopback import Loopback
 
 T = TypeVar("T")
 
@@ -59,14 +65,16 @@ SPINS = """(module
 HOST_KEY = base64.b64encode(bytes(range(32))).decode()
 
 
-def spec(*, restart_runs: bool = False, at_rest: AtRest = AtRest.PLAIN, **limits: int) -> KeepSpec:
+def spec(
+    *, restart_runs: bool = False, at_rest: AtRest = AtRest.PLAIN, network: NetworkPolicy = NO_NETWORK, **limits: int
+) -> KeepSpec:
     return KeepSpec(
         version=1,
         nonce="0" * 32,
         backend=Backend.PROCESS,
         at_rest=at_rest,
         evidence=None,
-        network=NO_NETWORK,
+        network=network,
         principals=(Principal(roles=(KeepRole.OWNER,), certificate="AAAA"),),
         limits=msgspec.structs.replace(DEFAULT_LIMITS, **limits),
         restart_runs=restart_runs,
@@ -116,6 +124,18 @@ class Execution:
         assert self.source is not None
         return await self.source.get()
 
+    network: Loopback = field(default_factory=Loopback)
+    secrets: SecretStore = field(default_factory=SecretStore)
+    identity: Identity | None = None
+    """Of the keep, as soon as a workload does TLS."""
+    relay: TlsRelay | None = None
+
+    def tls(self) -> WorkloadTls:
+        if self.identity is None or self.relay is None:
+            self.identity = Identity("0" * 16, "example.org", ("localhost",))
+            self.relay = TlsRelay()
+        return WorkloadTls(self.identity, self.secrets, self.relay)
+
     async def load(self, wasm: bytes) -> WorkloadInfo:
         return await self.workload.replace(stream(wasm), expected_digest=None, size=len(wasm))
 
@@ -154,6 +174,8 @@ class Execution:
         await self.runs.close()
         self.calls.close()
         await self.runner.close()
+        if self.relay is not None:
+            self.relay.close()
 
 
 def execute(
@@ -181,15 +203,20 @@ def execute(
         workload.restore()
         workload_configuration = ConfigurationStore(state, wanted, storage)
         workload_configuration.restore()
+        opener = SocketOpener(lambda: execution.network, state / "workload", lambda: execution.tls())
+        secrets = SecretStore()
         runs = Runs(
-            *(state, runner, workload, wanted, oom_kills),
+            *(state, runner, workload, wanted, oom_kills, secrets),
             configuration=workload_configuration,
             files=files,
             sealer=sealer.get,
+            sockets=opener,
         )
         runs.restore()
         calls = Calls(runner, workload, wanted.limits, oom_kills)
-        execution = Execution(state, runner, workload, runs, calls, workload_configuration, files, sealer)
+        execution = Execution(
+            state, runner, workload, runs, calls, workload_configuration, files, sealer, secrets=secrets
+        )
         try:
             async with asyncio.timeout(PATIENCE):
                 return await scenario(execution)

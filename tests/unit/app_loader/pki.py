@@ -42,6 +42,10 @@ class Credential:
         )
         return self.certificate.public_bytes(serialization.Encoding.PEM) + private
 
+    @property
+    def certificate_pem(self) -> str:
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
     def write(self, folder: Path) -> Path:
         path = folder / f"{self.certificate.serial_number:x}.pem"
         path.write_bytes(self.pem)
@@ -57,6 +61,7 @@ def self_signed(
     authority: bool | None = False,
     not_after: datetime.datetime | None = None,
     strict: bool = True,
+    names: Sequence[str] = (),
 ) -> Credential:
     """A certificate that its owner made; without `strict`, as `openssl req -x509` makes them."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -68,6 +73,10 @@ def self_signed(
         builder = builder.add_extension(_key_usage(authority=bool(authority)), critical=True)
     if purpose is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    if names:
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False
+        )
     return Credential(builder.sign(key, hashes.SHA256()), key)
 
 
@@ -85,6 +94,10 @@ class Authority:
             .add_extension(self._identifier, critical=False)
             .sign(self._key, hashes.SHA256())
         )
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def issue(
         self,

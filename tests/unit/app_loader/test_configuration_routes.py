@@ -19,6 +19,7 @@ from keep_protocol.digests import content_digest
 from keep_protocol.errors import ErrorCode
 from keep_protocol.handover import Configuration
 from keep_protocol.keep_api import RunRequest
+from keep_protocol.network_policy import Egress, EgressRule, NetworkPolicy
 from keep_protocol.spec import canonical as canonical_spec
 from keep_protocol.states import ExitReason, FileArea, KeepRole
 from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration, canonical
@@ -43,9 +44,15 @@ EXAMPLE = {
 }
 
 
+NETWORK = NetworkPolicy(
+    listen=(443,),
+    egress=Egress(allow=(EgressRule(host="db.example.org", ports=(5432,), methods=None, private=False),), deny=()),
+)
+
+
 def keep_in(state: Path, *, restart_runs: bool = False) -> Keep:
     (state / "workload").mkdir(exist_ok=True)
-    wanted = spec(restart_runs=restart_runs)
+    wanted = spec(restart_runs=restart_runs, network=NETWORK)
     raw = canonical_spec(wanted).decode()
     return Keep(
         Configuration("0" * 16, "1" * 8, raw, "example.org", ()),

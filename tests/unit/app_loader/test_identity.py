@@ -58,7 +58,7 @@ def test_it_says_what_it_is_for_and_no_more() -> None:
     usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     assert (usage.digital_signature, usage.key_cert_sign) == (True, False)
     purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     assert certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     key = certificate.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)

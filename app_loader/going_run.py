@@ -1,0 +1,34 @@
+"""A run that is queued or going, and what belongs to it until it is over."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from app_loader.execution import Execution
+from app_loader.run_plan import RunPlan
+from app_loader.run_sockets import RunSockets
+from app_loader.workload import LoadedModule
+from keep_protocol.keep_api import Run
+
+
+class GoingRun(msgspec.Struct):
+    """A run that is queued or going, with all that its record does not say."""
+
+    run: Run
+    plan: RunPlan
+    module: LoadedModule
+    execution: Execution
+    sockets: RunSockets | None = None
+    over: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+
+    def take_sockets(self) -> tuple[int, ...]:
+        """Its descriptors for its process, none if it has none; they become the caller's."""
+        return () if self.sockets is None else self.sockets.take()
+
+    def close_sockets(self) -> None:
+        """Nothing happens if it has none."""
+        if self.sockets is not None:
+            self.sockets.close()
+            self.sockets = None
