@@ -14,6 +14,12 @@ from keep_protocol.spec import KeepSpec, canonical, spec_digest
 from keep_protocol.states import AtRest
 from testers.deployment import Deployment, printable
 from testers.keepctl.command import add_command
+from testers.keepctl.configurations import (
+    add_configuration_option,
+    network_for,
+    open_configuration,
+    restarts_runs,
+)
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import say, show_fields, show_json, show_table
 from testers.keepctl.option_words import fields_as_options
@@ -68,6 +74,7 @@ def register(subparsers: Subparsers) -> None:
     add_evidence_options(create)
     add_at_rest_option(create)
     add_secret_source_options(create)
+    add_configuration_option(create, "the workload that it is for: its spec allows the network that FILE names")
     add_limit_options(create)
     add_network_options(create)
     add_command(
@@ -107,6 +114,7 @@ def _create(options: argparse.Namespace) -> int:
     deployment = Deployment.from_options(options)
     evidence = evidence_of(options)
     policy = None if options.policy is None else policy_table(options.policy)
+    configured = None if options.config is None else open_configuration(options.config)
     principals, limits = principals_of(deployment, options.allow), limits_of(options)
     secrets = secret_sources_of(options)
     with fields_as_options(SPEC_OPTIONS):
@@ -115,8 +123,9 @@ def _create(options: argparse.Namespace) -> int:
             limits=limits,
             at_rest=AtRest(options.at_rest),
             evidence=evidence,
-            network=network_of(options),
+            network=network_of(options, network_for(configured)),
             secrets=secrets,
+            restart_runs=restarts_runs(configured),
         )
     with deployment.connect() as manager:
         with fields_as_options(SPEC_OPTIONS):

@@ -26,6 +26,7 @@ from keep_client import (
     follow_run,
     new_spec,
 )
+from keep_client.configuration_file import ConfigurationFile
 from keep_client.following import Sink
 from keep_protocol.errors import ErrorCode
 from keep_protocol.keep_api import Mount, Run, RunRequest
@@ -35,6 +36,13 @@ from keep_protocol.states import WorkloadState
 from testers.deployment import Deployment, error_line
 from testers.keepctl import guest_paths
 from testers.keepctl.command import add_command
+from testers.keepctl.configurations import (
+    add_configuration_option,
+    limits_for,
+    network_for,
+    open_configuration,
+    restarts_runs,
+)
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import run_document, say, show_json
 from testers.keepctl.exit_status import FAILED, exit_status, explanation
@@ -92,6 +100,7 @@ class Job:
     """All that the command line asks for, checked before a keep is made."""
 
     wasm: Source
+    configured: ConfigurationFile | None
     request: RunRequest
     folders: tuple[tuple[Location, list[Entry]], ...]
     puts: tuple[tuple[Location, list[Entry]], ...]
@@ -118,12 +127,14 @@ def register(subparsers: Subparsers) -> None:
             "cat data | keepctl run echo.wasm --stdin - --timeout 30s --memory 64M",
             "keepctl run build.wasm --dir src:/src:ro --dir out:/out --get /out/result:result",
             "keepctl run --keep prices hello.wasm --env LANG=C --arg=-v",
+            "keepctl run --config Keep.toml server.wasm",
             "keepctl run --evidence tpm --policy production.toml hello.wasm",
         ),
         details=_DETAILS,
     )
     run.add_argument("file", metavar="FILE.wasm", type=Path)
     run.add_argument("--keep", metavar="KEEP", help="id or name of a keep (default: make one for this run)")
+    add_configuration_option(run)
     run.add_argument("--arg", metavar="A", action="append", default=[], help="an argument; before those after --")
     run.add_argument("--env", metavar="K=V", type=_variable, action="append", default=[], help="a variable")
     run.add_argument(
@@ -170,12 +181,13 @@ def _run(options: argparse.Namespace) -> int:
 def _run_interruptibly(options: argparse.Namespace) -> int:
     job = _job(options)
     deployment = Deployment.from_options(options)
-    with deployment.connect() as manager, _keep(options, deployment, manager) as keep:
+    with deployment.connect() as manager, _keep(options, deployment, manager, job.configured) as keep:
         return _work(keep, job, json=options.json)
 
 
 def _job(options: argparse.Namespace) -> Job:
     wasm = Source.from_file(options.file)
+    configured = None if options.config is None else open_configuration(options.config)
     if options.stdin not in (None, "-") and not Path(options.stdin).exists():
         raise InvalidArgumentError(f"{options.stdin} does not exist: --stdin takes a file, or -")
     if options.secret and options.keep is None:
@@ -189,6 +201,7 @@ def _job(options: argparse.Namespace) -> Job:
             raise InvalidArgumentError(f"{folder.local} is no folder: --dir takes one, --put takes files")
     return Job(
         wasm=wasm,
+        configured=configured,
         request=RunRequest(
             args=(*options.arg, *options.guest_args) or None,
             program=options.file.name,
@@ -205,8 +218,15 @@ def _job(options: argparse.Namespace) -> Job:
         ),
         puts=tuple(_put(transfer, mounts) for transfer in puts),
         gets=tuple((locate(transfer.guest, mounts), Path(transfer.local)) for transfer in gets),
-        stdin=options.stdin,
+        stdin=_stdin(options.stdin, configured),
     )
+
+
+def _stdin(given: str | None, configured: ConfigurationFile | None) -> str | None:
+    """A workload that is configured to get a stream gets ours."""
+    if given is None and configured is not None and configured.configuration.stdin == "stream":
+        return "-"
+    return given
 
 
 def _put(transfer: Transfer, mounts: tuple[Mount, ...]) -> tuple[Location, list[Entry]]:
@@ -215,7 +235,9 @@ def _put(transfer: Transfer, mounts: tuple[Mount, ...]) -> tuple[Location, list[
 
 
 @contextmanager
-def _keep(options: argparse.Namespace, deployment: Deployment, manager: ManagerClient) -> Iterator[KeepClient]:
+def _keep(
+    options: argparse.Namespace, deployment: Deployment, manager: ManagerClient, configured: ConfigurationFile | None
+) -> Iterator[KeepClient]:
     if options.keep is not None:
         if network_of(options) != NO_NETWORK:
             raise InvalidArgumentError("a keep that exists has the network of its spec: name none with --keep")
@@ -231,9 +253,10 @@ def _keep(options: argparse.Namespace, deployment: Deployment, manager: ManagerC
     with fields_as_options(SPEC_OPTIONS):
         spec = new_spec(
             principals=principals_of(deployment, []),
-            limits=_limits(options.memory, options.timeout),
+            limits=limits_for(_limits(options.memory, options.timeout), configured),
             evidence=evidence,
-            network=network_of(options),
+            network=network_of(options, network_for(configured)),
+            restart_runs=restarts_runs(configured),
         )
     digest = None if policy is None else spec_digest(canonical(spec))
     with (
@@ -253,6 +276,9 @@ def _limits(memory: int | None, timeout: float | None) -> Limits:
 
 
 def _work(keep: KeepClient, job: Job, *, json: bool) -> int:
+    if job.configured is not None:
+        # First, so that what the keep refuses of it costs no upload.
+        keep.configure(job.configured.configuration)
     loaded = keep.workload()
     if loaded.state is not WorkloadState.LOADED or loaded.digest != job.wasm.digest.hex():
         load(keep, job.wasm)

@@ -13,7 +13,7 @@ from keep_client.identity import check_spiffe_id
 from keep_protocol.egress.errors import EgressError
 from keep_protocol.egress.rule_text import RULE_SYNTAX, parse_rule
 from keep_protocol.evidence import EvidenceKind
-from keep_protocol.network_policy import Egress, EgressRule, NetworkPolicy
+from keep_protocol.network_policy import NO_NETWORK, Egress, EgressRule, NetworkPolicy
 from keep_protocol.spec import DEFAULT_LIMITS, Limits, Principal
 from keep_protocol.states import AtRest, KeepRole
 from testers.deployment import Deployment, read_pem
@@ -91,11 +91,16 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, metavar="RULE", type=_rule, action="append", default=[], help=text)
 
 
-def network_of(options: argparse.Namespace) -> NetworkPolicy:
-    """What `add_network_options` collected. Raises `InvalidArgumentError` for rules that contradict each other."""
+def network_of(options: argparse.Namespace, demanded: NetworkPolicy = NO_NETWORK) -> NetworkPolicy:
+    """What `add_network_options` collected, beside what a workload's file demands.
+
+    Raises `InvalidArgumentError` for rules that contradict each other.
+    """
+    listen = (*demanded.listen, *(port for port in options.listen if port not in demanded.listen))
+    allow = (*demanded.egress.allow, *(rule for rule in options.egress_allow if rule not in demanded.egress.allow))
     try:
-        egress = Egress(allow=tuple(options.egress_allow), deny=tuple(options.egress_deny))
-        return NetworkPolicy(listen=tuple(options.listen), egress=egress)
+        egress = Egress(allow=allow, deny=(*demanded.egress.deny, *options.egress_deny))
+        return NetworkPolicy(listen=listen, egress=egress)
     except ValueError as error:
         raise InvalidArgumentError(f"the network options: {error}") from error
 

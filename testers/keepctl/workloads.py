@@ -11,6 +11,7 @@ from keep_client.keep_calls import OutputStream
 from keep_protocol.keep_api import Run, WorkloadInfo
 from testers.deployment import Deployment
 from testers.keepctl.command import add_command, add_policy_option
+from testers.keepctl.configurations import add_configuration_option, open_configuration
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import run_document, show_json, show_table, upload_bar
 from testers.keepctl.quantities import size_text
@@ -27,12 +28,13 @@ def register(subparsers: Subparsers) -> None:
         "load",
         "send a .wasm to a keep and compile it there",
         _load,
-        examples=("keepctl load prices hello.wasm",),
+        examples=("keepctl load prices hello.wasm", "keepctl load prices server.wasm --config Keep.toml"),
         details="What was loaded before is replaced, and /output is emptied.",
     )
     load.add_argument("keep", metavar="KEEP", help="id or name")
     add_policy_option(load)
     load.add_argument("file", metavar="FILE.wasm", type=Path)
+    add_configuration_option(load)
     runs = add_command(
         subparsers,
         "runs",
@@ -64,8 +66,12 @@ def load(keep: KeepClient, source: Source) -> WorkloadInfo:
 
 def _load(options: argparse.Namespace) -> int:
     source = Source.from_file(options.file)
+    configured = None if options.config is None else open_configuration(options.config)
     deployment = Deployment.from_options(options)
     with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
+        if configured is not None:
+            # First, so that what the keep refuses of it costs no upload.
+            keep.configure(configured.configuration)
         info = load(keep, source)
     if options.json:
         show_json(info)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
 
 from app_loader.calls import Calls
+from app_loader.configuration_store import ConfigurationStore
 from app_loader.events import MAX_EVENTS
 from app_loader.files import Files
 from app_loader.keep import Keep
@@ -32,7 +34,16 @@ def keep_with(policy: NetworkPolicy) -> Keep:
     configuration = Configuration("0" * 16, "1" * 8, canonical(wanted).decode(), "example.org", ())
     nothing = (cast(Files, None), cast(Workload, None), cast(Runs, None), cast(Calls, None))
     files, workload, runs, calls = nothing
-    return Keep(configuration, wanted, invocation="f" * 32, files=files, workload=workload, runs=runs, calls=calls)
+    return Keep(
+        configuration,
+        wanted,
+        invocation="f" * 32,
+        files=files,
+        workload=workload,
+        workload_configuration=ConfigurationStore(Path("/nonexistent"), wanted),
+        runs=runs,
+        calls=calls,
+    )
 
 
 def explain(keep: Keep, question: dict[str, Any], role: KeepRole = KeepRole.OWNER) -> Response:

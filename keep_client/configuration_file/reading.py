@@ -1,0 +1,170 @@
+"""From a file to a workload's configuration, and to the network that a keep for it needs."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from keep_client.configuration_file.document import Document, kind_of
+from keep_client.configuration_file.files import read_files
+from keep_client.configuration_file.places import Path as Place
+from keep_protocol.egress.errors import EgressError
+from keep_protocol.egress.rule_text import parse_rule
+from keep_protocol.network_policy import Egress, EgressRule, NetworkPolicy
+from keep_protocol.workload_configuration import ConnectFile, ListenFile, WorkloadConfiguration
+
+ENARX_NAME: Final = "enarx.toml"
+"""The name, in lower case, by which a file of Enarx's is told from one of ours."""
+
+_ENARX_KEYS: Final = frozenset({"steward", "args", "env", "files"})
+_KEYS: Final = frozenset(
+    {
+        *("args", "env", "stdin", "stdout", "stderr", "restart", "files"),
+        *("directories", "secrets", "limits", "http", "egress"),
+    }
+)
+_DIRECTORY_KEYS: Final = frozenset({"guest", "area", "path", "writable"})
+_SECRET_KEYS: Final = frozenset({"name", "env", "file"})
+_LIMIT_KEYS: Final = frozenset({"memory", "run_time", "output"})
+_HTTP_KEYS: Final = frozenset({"enabled", "wagi", "port", "public"})
+_EGRESS_KEYS: Final = frozenset({"allow", "deny"})
+
+_SIZE: Final = re.compile(r"([0-9]{1,15})([KMGT]?)", re.ASCII)
+_TIME: Final = re.compile(r"([0-9]{1,9})([smhd]?)", re.ASCII)
+_SIZES: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_TIMES: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_AT: Final = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
+
+
+@dataclass(frozen=True)
+class ConfigurationFile:
+    """What a file amounts to."""
+
+    configuration: WorkloadConfiguration
+    network: NetworkPolicy
+    """What a keep's spec has to allow for it, and no more."""
+    warnings: tuple[str, ...] = ()
+    """What was read otherwise than its writer may have meant."""
+
+
+def read_configuration(path: Path) -> ConfigurationFile:
+    """Read a `Keep.toml`, or an `Enarx.toml` if it is called so. Raises `InvalidArgumentError`."""
+    document = Document.read(path)
+    warnings: list[str] = []
+    enarx = path.name.lower() == ENARX_NAME
+    wanted, denied = (_enarx(document, warnings), ()) if enarx else _keep(document, warnings)
+    try:
+        configuration = msgspec.convert(wanted, WorkloadConfiguration)
+    except msgspec.ValidationError as error:
+        raise document.error(_place(str(error)), _AT.sub("", str(error))) from None
+    try:
+        return ConfigurationFile(configuration, _network(configuration, denied), tuple(warnings))
+    except ValueError as error:  # what contradicts itself
+        raise document.error((), str(error)) from None
+
+
+def _enarx(document: Document, warnings: list[str]) -> dict[str, Any]:
+    content = document.content
+    for key in content.keys() - _ENARX_KEYS:
+        warnings.append(f"{document.where((key,))}: ignored, as Enarx did")
+    if "steward" in content:
+        steward = content["steward"]
+        if not isinstance(steward, str) or not steward.startswith("https://"):
+            raise document.error(("steward",), f"expected a URL that begins with https://, found {steward!r}")
+        warnings.append(f"{document.where(('steward',))}: ignored: keeps prove themselves, and need no steward")
+    if "files" not in content:
+        warnings.append(f"{document.path}: without `files` the guest has no standard streams, as in Enarx")
+    # Enarx gives no folders.
+    made: dict[str, Any] = {"mounts": [], "files": []}
+    if "files" in content:
+        made["files"] = read_files(document, enarx=True, warnings=warnings)
+    return made | {key: content[key] for key in ("args", "env") if key in content}
+
+
+def _keep(document: Document, warnings: list[str]) -> tuple[dict[str, Any], tuple[EgressRule, ...]]:
+    content = document.check_keys((), document.content, _KEYS)
+    made: dict[str, Any] = {
+        key: content[key] for key in ("args", "env", "stdin", "stdout", "stderr", "restart") if key in content
+    }
+    if "files" in content:
+        made["files"] = read_files(document, enarx=False, warnings=warnings)
+    for key, name, known in (("directories", "mounts", _DIRECTORY_KEYS), ("secrets", "secrets", _SECRET_KEYS)):
+        if key in content:
+            entries = document.array((key,), content[key])
+            made[name] = [document.check_keys((key, number), entry, known) for number, entry in enumerate(entries)]
+    if "limits" in content:
+        made["limits"] = _limits(document, content["limits"])
+    if "http" in content:
+        made["http"] = document.check_keys(("http",), content["http"], _HTTP_KEYS)
+    egress = document.check_keys(("egress",), content.get("egress", {}), _EGRESS_KEYS)
+    if "allow" in egress:
+        made["egress"] = msgspec.to_builtins(_rules(document, ("egress", "allow"), egress["allow"]))
+    return made, _rules(document, ("egress", "deny"), egress.get("deny", []))
+
+
+def _limits(document: Document, table: Any) -> dict[str, int]:
+    limits = document.check_keys(("limits",), table, _LIMIT_KEYS)
+    made = {}
+    for name, value in limits.items():
+        pattern, units = (_TIME, _TIMES) if name == "run_time" else (_SIZE, _SIZES)
+        made[name] = _quantity(document, ("limits", name), value, pattern, units)
+    return made
+
+
+def _quantity(document: Document, at: Place, value: Any, pattern: re.Pattern[str], units: dict[str, int]) -> int:
+    if type(value) is int:
+        return value
+    matched = pattern.fullmatch(value) if isinstance(value, str) else None
+    if matched is None:
+        named = ", ".join(unit for unit in units if unit)
+        raise document.error(at, f"expected a number, or a string with one of {named} behind it, found {value!r}")
+    return int(matched[1]) * units[matched[2]]
+
+
+def _rules(document: Document, at: Place, value: Any) -> tuple[EgressRule, ...]:
+    rules = []
+    for number, text in enumerate(document.array(at, value)):
+        if not isinstance(text, str):
+            raise document.error((*at, number), f"expected a rule as a string, found {kind_of(text)}")
+        try:
+            rules.append(parse_rule(text))
+        except EgressError as error:
+            raise document.error((*at, number), str(error)) from None
+    return tuple(rules)
+
+
+def _network(configuration: WorkloadConfiguration, denied: tuple[EgressRule, ...]) -> NetworkPolicy:
+    listen = {file.port for file in configuration.files or () if isinstance(file, ListenFile)}
+    if configuration.http is not None and configuration.http.port is not None:
+        listen.add(configuration.http.port)
+    connecting = [_rule_for(file) for file in configuration.files or () if isinstance(file, ConnectFile)]
+    allowed = tuple(dict.fromkeys((*connecting, *configuration.egress)))
+    return NetworkPolicy(listen=tuple(sorted(listen)), egress=Egress(allow=allowed, deny=denied))
+
+
+def _rule_for(file: ConnectFile) -> EgressRule:
+    host = f"[{file.host}]" if ":" in file.host else file.host
+    return parse_rule(f"{host}:{file.port}{'+private' if _is_private(file.host) else ''}")
+
+
+def _is_private(host: str) -> bool:
+    """Whether an address is said to be one; what a name resolves to is not known here."""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host == "localhost"
+
+
+def _place(message: str) -> Place:
+    """The path in msgspec's complaint, by the names of the file."""
+    matched = _AT.search(message)
+    if matched is None:
+        return ()
+    parts = re.findall(r"\.([A-Za-z0-9_]+)|\[([0-9]+)\]", matched[1])
+    place: Place = tuple(int(number) if number else name for name, number in parts)
+    return ("directories", *place[1:]) if place[:1] == ("mounts",) else place
