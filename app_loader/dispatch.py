@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from app_loader.keep import Keep
 from app_loader.messages import Request, Response, problem_response
-from app_loader.routes import ROUTES, Route
+from app_loader.route import Route
+from app_loader.routes import ROUTES
 from keep_protocol.errors import ErrorCode, RefusalError
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

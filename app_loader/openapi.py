@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from app_loader.messages import JSON_MEDIA_TYPE
-from app_loader.routes import ROUTES, Content, Route
+from app_loader.route import Content, Route
+from app_loader.routes import ROUTES
 from keep_protocol import __version__
 from keep_protocol.descriptions import cleaned
 from keep_protocol.errors import PROBLEM_MEDIA_TYPE, Problem

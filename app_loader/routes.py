@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol, TypeAlias
-
-import msgspec
+from typing import Final
 
 from app_loader import handlers, network_handlers, sealing_handlers, secret_handlers
-from app_loader.errors import RouteTableError
-from app_loader.keep import Keep
-from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, percent_decode
-from app_loader.paths import check_component
+from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE
+from app_loader.route import Content, Parameter, Route
 from keep_protocol.keep_api import (
     CMW_MEDIA_TYPE,
     WASM_MEDIA_TYPE,
@@ -32,109 +28,6 @@ from keep_protocol.sealing_api import Sealed, SealRequest, Unsealed, UnsealReque
 from keep_protocol.secret_api import MAX_TTL, SecretInfo, SecretList
 from keep_protocol.states import FileArea, KeepRole
 from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration
-
-
-class Handler(Protocol):
-    """What answers a route's requests. Raises `RefusalError`."""
-
-    __name__: str
-
-    def __call__(self, keep: Keep, request: Request, /) -> Awaitable[Response]: ...
-
-
-Content: TypeAlias = type[msgspec.Struct] | str | None
-"""A body: a JSON type, a media type, or nothing."""
-
-
-class Parameter(NamedTuple):
-    """A query parameter or a header of a request: what it means, and which values it has, in JSON Schema."""
-
-    meaning: str
-    schema: Mapping[str, object]
-
-
-class Route:
-    """One method on one path. `{name}` in the path is one segment; `{path}` at its end is all that follows."""
-
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        roles: frozenset[KeepRole],
-        handler: Handler,
-        summary: str,
-        *,
-        answers: Mapping[HTTPStatus, tuple[Content, ...]],
-        body: Content = None,
-        query: Mapping[str, Parameter] | None = None,
-        headers: Mapping[str, Parameter] | None = None,
-        sends: Mapping[str, str] | None = None,
-        area: FileArea | None = None,
-        frequent: bool = False,
-    ) -> None:
-        if not roles:
-            raise RouteTableError(f"{method} {path} names no role")
-        self.method = method
-        self.path = path
-        self.roles = roles
-        self.handler = handler
-        self.summary = summary
-        self.answers = answers
-        self.body = body
-        self.query = query or {}
-        """Query parameters that the route understands."""
-        self.headers = headers or {}
-        """Request headers that the route understands."""
-        self.sends = sends or {}
-        """Headers of its answers that say something, and what."""
-        self.area = area
-        self.frequent = frequent
-        """Whether there may be thousands of requests a second, too many for a line of the log each."""
-        self._segments = tuple(path.encode().split(b"/")[1:])
-
-    @property
-    def name(self) -> str:
-        """What the operation is called in the API's description."""
-        name = self.handler.__name__
-        return f"{name}_{self.area.value}" if self.area is not None else name
-
-    @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """The variable parts of the path."""
-        return tuple(segment[1:-1].decode() for segment in self._segments if segment.startswith(b"{"))
-
-    def match(self, segments: tuple[bytes, ...]) -> dict[str, str] | None:
-        """The parameters in a path of this route, or None for another path. Raises `RefusalError`."""
-        pattern = self._segments
-        if pattern[-1] == b"{path}":
-            pattern = pattern[:-1]
-            rest = segments[len(pattern) :]
-            segments = segments[: len(pattern)]
-        elif len(segments) != len(pattern):
-            return None
-        else:
-            rest = ()
-        if len(segments) != len(pattern):
-            return None
-        found: dict[str, str] = {}
-        for wanted, given in zip(pattern, segments, strict=True):
-            if wanted.startswith(b"{"):
-                found[wanted[1:-1].decode()] = percent_decode(given)
-            elif wanted != given:
-                return None
-        if self.area is not None:
-            found["area"] = self.area.value
-            found["path"] = _relative_path(rest)
-        return found
-
-
-def _relative_path(segments: tuple[bytes, ...]) -> str:
-    names = [percent_decode(segment) for segment in segments]
-    for name in names:
-        if "/" in name:  # it was escaped, so it belongs to a name
-            check_component(name)
-    return "/".join(names)
-
 
 EVERYBODY: Final = frozenset(KeepRole)
 OWNER: Final = frozenset({KeepRole.OWNER})

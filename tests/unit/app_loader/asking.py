@@ -15,7 +15,8 @@ from app_loader.keep import Keep
 from app_loader.messages import Request, Response
 from app_loader.principals import Client, Principals
 from app_loader.revocation import Revocations
-from app_loader.routes import ROUTES, Route
+from app_loader.route import Route
+from app_loader.routes import ROUTES
 from app_loader.session import Session
 from keep_protocol.errors import Problem
 from keep_protocol.states import KeepRole

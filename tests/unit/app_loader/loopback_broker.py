@@ -32,6 +32,7 @@ def loopback_broker(path: Path) -> Iterator[list[BrokerRequest]]:
                     socket.send_fds(channel, [answer], [connection.fileno()])
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        path.parent.mkdir(exist_ok=True)
         listener.bind(str(path))
         listener.listen()
         thread = threading.Thread(target=work, daemon=True)

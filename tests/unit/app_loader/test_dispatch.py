@@ -13,7 +13,7 @@ from app_loader.keep import Keep
 from app_loader.messages import Request, Response, json_response
 from app_loader.principals import Principals
 from app_loader.revocation import Revocations
-from app_loader.routes import Route
+from app_loader.route import Route
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import RunRequest
 from keep_protocol.states import CrlPolicy, KeepRole

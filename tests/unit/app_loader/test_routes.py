@@ -13,7 +13,8 @@ from app_loader import openapi
 from app_loader.errors import RouteTableError
 from app_loader.keep import Keep
 from app_loader.messages import Request, Response
-from app_loader.routes import ROUTES, Route
+from app_loader.route import Route
+from app_loader.routes import ROUTES
 from keep_protocol.digests import content_digest
 from keep_protocol.states import FileArea, KeepRole
 from tests.unit.app_loader.asking import ask, problem, request

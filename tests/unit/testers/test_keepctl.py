@@ -17,7 +17,7 @@ from tests.unit.keep_client.certificates import Authority, self_signed
 from tests.unit.testers.conftest import Program, command, environment
 from tests.unit.testers.doubles import FakeDeployment, Outcome
 
-COMMANDS = sorted(words_of(build_parser()).keys() - {"", "identity", "policy", "secret"})
+COMMANDS = sorted(words_of(build_parser()).keys() - {"", "egress", "identity", "policy", "secret"})
 
 
 def test_create_answers_in_the_shape_that_scripts_rely_on(fake: FakeDeployment, keepctl: Program) -> None:
