@@ -157,8 +157,12 @@ class Runner:
 
     async def close(self) -> None:
         """End the runner with all its children and wait until it is gone."""
-        if self.died.is_set():
-            return
+        if not self.died.is_set():
+            await self._end()
+        if self._ordered:
+            await asyncio.to_thread(remove_plaintext_folder, self._state)
+
+    async def _end(self) -> None:
         self._closing = True
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._channel.fileno())
@@ -171,8 +175,6 @@ class Runner:
             # Its children have asked the kernel to die with it.
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             await self.died.wait()
-        if self._ordered:
-            await asyncio.to_thread(remove_plaintext_folder, self._state)
 
     def _check_alive(self) -> None:
         if self.died.is_set():

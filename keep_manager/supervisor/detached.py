@@ -85,6 +85,8 @@ class DetachedSupervisor:
     async def shut_down(self) -> None:
         """Stop all keeps and remove the runtime directory."""
         await asyncio.gather(self._keeps.stop_all(), self._brokers.stop_all())
+        for folder in self._paths.state.iterdir():
+            await asyncio.to_thread(self._forget_memory, folder.name)
         await self.close()
         await asyncio.to_thread(shutil.rmtree, self._base, True)
 
@@ -107,6 +109,7 @@ class DetachedSupervisor:
     async def stop(self, instance: str) -> None:
         """Stop a keep and wait until its parent is gone."""
         await self._keeps.stop(instance)
+        await asyncio.to_thread(self._forget_memory, instance)
 
     async def brokers(self) -> dict[str, UnitStatus]:
         """All brokers whose parents live."""
@@ -151,12 +154,15 @@ class DetachedSupervisor:
             for folder in (self._paths.state / instance, self._keeps.folder(instance)):
                 if folder.is_dir() and not folder.is_symlink():
                     exhaust(remove_tree(folder))
-            # There is no unit whose memory would go with it.
-            shutil.rmtree(memory_folder_of(self._paths.state / instance, SHARED_MEMORY), ignore_errors=True)
+            self._forget_memory(instance)
             (self._paths.runtime / "hosts" / instance).unlink(missing_ok=True)
             self.log_path(instance).unlink(missing_ok=True)
 
         await asyncio.to_thread(remove)
+
+    def _forget_memory(self, instance: str) -> None:
+        """What a keep that was killed left in memory: there is no unit with which it would go."""
+        shutil.rmtree(memory_folder_of(self._paths.state / instance, SHARED_MEMORY), ignore_errors=True)
 
     async def sandbox(self) -> SandboxReport:
         """There is none."""
