@@ -47,7 +47,7 @@ def test_what_was_sealed_opens_and_its_size_tells_the_contents(tmp_path: Path, s
     sealed = seal(tmp_path / "f", content)
     assert unseal(tmp_path / "f") == content
     assert content_size(len(sealed)) == size
-    assert size == 0 or content[:64] not in sealed
+    assert size < 64 or content[:64] not in sealed
 
 
 def test_the_same_content_is_never_sealed_the_same_way(tmp_path: Path) -> None:
