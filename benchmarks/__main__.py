@@ -21,6 +21,7 @@ from benchmarks import (
     memory,
     rediscovery,
     report,
+    sockets,
     upload,
     warm_run,
 )
@@ -36,6 +37,7 @@ SUBJECTS: dict[str, Callable[[Session], list[Row | Omission]]] = {
     "cpu": cpu.measure,
     "memory": memory.measure,
     "rediscovery": rediscovery.measure,
+    "sockets": sockets.measure,
     "upload": upload.measure,
     "attestation": attestation.measure,
     "attested_handshake": attested_handshake.measure,

@@ -109,7 +109,7 @@ def _module_refusals(missing: list[Import]) -> list[str]:
 
 def _preview1_remarks(outline: ModuleOutline) -> tuple[str, ...]:
     sockets = [each.name for each in outline.imports if _given(each) and each.name in wasi.PREVIEW1_SOCKETS]
-    return (f"{_listed(sockets)}: no run has a socket, so calls of these fail",) if sockets else ()
+    return (f"{_listed(sockets)}: only for sockets that the configuration names in `files`",) if sockets else ()
 
 
 def _component(outline: ComponentOutline) -> Recognition:
@@ -167,7 +167,10 @@ def _world(outline: ComponentOutline) -> tuple[WorkloadKind, list[str]]:
 
 def _component_remarks(outline: ComponentOutline) -> tuple[str, ...]:
     sockets = [each.name for each in outline.imports if each.name.startswith(wasi.SOCKETS)]
-    return (f"{_listed(sockets)}: a keep has no network, so every socket is refused",) if sockets else ()
+    if not sockets:
+        return ()
+    instead = "modules for WASI preview 1 have those that `files` names"
+    return (f"{_listed(sockets)}: components have no sockets in a keep, so every one is refused; {instead}",)
 
 
 def _type(item: Import | Export) -> str:

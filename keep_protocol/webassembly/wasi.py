@@ -68,7 +68,7 @@ PREVIEW1_FUNCTIONS = _functions()
 """The functions of `wasi_snapshot_preview1` with their types."""
 
 PREVIEW1_SOCKETS = frozenset({"sock_accept", "sock_recv", "sock_send", "sock_shutdown"})
-"""They are there, but no run has a socket."""
+"""They work on the sockets that a workload's configuration names."""
 
 INTERFACES = frozenset(
     {

@@ -33,9 +33,9 @@ class Wasi:
     def hold(self) -> Hold:
         return Hold(
             marked=lambda number: self.marks.get(number, 0),
-            mark=lambda number, mark: self.marks.update({number: mark}) or 0,
+            mark=self._mark,
             reserve=self._reserve,
-            close=lambda number: self.numbers.discard(number) or 0,
+            close=self._close,
             renumber=self._renumber,
             valid=lambda number: 0 if number in self.numbers else -BADF,
             now=lambda: 0,
@@ -45,6 +45,14 @@ class Wasi:
         free = min(set(range(MARKED)) - self.numbers)
         self.numbers.add(free)
         return free
+
+    def _mark(self, number: int, mark: int) -> int:
+        self.marks[number] = mark
+        return 0
+
+    def _close(self, number: int) -> int:
+        self.numbers.discard(number)
+        return 0
 
     def _renumber(self, number: int, target: int) -> int:
         if not {number, target} <= self.numbers:
