@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import signal
 import socket
 
 import msgspec
@@ -23,14 +21,12 @@ from app_loader.call_messages import (
     framed,
     order_encoder,
 )
-from app_loader.errors import RunnerDiedError
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
-from app_loader.runner_messages import Ended, Report, Serve
+from app_loader.runner_messages import Work
+from app_loader.worker_process import Ending, WorkerProcess
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.states import ExitReason
-
-_counter = itertools.count(1)
 
 _BLOCK = 256 * 1024
 
@@ -41,44 +37,19 @@ _CODES = {
 }
 
 
-class CallWorker:
+class CallWorker(WorkerProcess):
     """A process that has one workload mapped and takes one call at a time."""
 
     def __init__(self, runner: Runner, module: str, oom_kills: OomKills) -> None:
-        self.module = module
-        self._runner = runner
-        self._oom_kills = oom_kills
-        self._name = f"calls-{next(_counter)}"
-        self._gone: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        super().__init__(runner, module, oom_kills, Work.CALLS)
         self._socket: socket.socket | None = None
         self._received = bytearray()
         self._answered: asyncio.Future[Answer | None] | None = None
         """Of the call that it is at; None when the process hung up."""
-        self._killed = False
-        self.retirement: asyncio.TimerHandle | None = None
-        """Ends it when it has had no call for a while."""
 
-    @property
-    def usable(self) -> bool:
-        """Whether it lives, as far as is known, and was not killed."""
-        return not self._killed and not self._gone.done()
-
-    @property
-    def pid(self) -> int | None:
-        """Of its process, while that lives."""
-        return self._runner.pids.get(self._name)
-
-    def start(self) -> None:
-        """Make the process. Raises `RunnerDiedError`."""
-        ours, theirs = socket.socketpair()
-        try:
-            self._runner.spawn(Serve(self._name, self.module), (theirs.detach(),), self._gone.set_result)
-        except RunnerDiedError:
-            ours.close()
-            raise
-        ours.setblocking(False)
-        self._socket = ours
-        asyncio.get_running_loop().add_reader(ours.fileno(), self._receive)
+    async def _talk_over(self, connected: socket.socket) -> None:
+        self._socket = connected
+        asyncio.get_running_loop().add_reader(connected.fileno(), self._receive)
 
     async def ask(self, order: CallOrder, timeout: float) -> msgspec.Raw:
         """The function's result as JSON; the process is killed if it takes longer than `timeout` seconds.
@@ -96,16 +67,6 @@ class CallWorker:
             raise
         return _result(answer)
 
-    def kill(self) -> None:
-        """End the process."""
-        if self.retirement is not None:
-            self.retirement.cancel()
-        self._hang_up()
-        if self.usable:
-            self._killed = True
-            self._runner.kill(self._name)
-        self._answer(None)
-
     async def _exchange(self, order: CallOrder) -> Answer:
         loop = asyncio.get_running_loop()
         self._answered = loop.create_future()
@@ -116,7 +77,7 @@ class CallWorker:
             answer = await self._answered
             if answer is not None:
                 return answer
-        return self._explain(await asyncio.shield(self._gone))
+        return _broken_off(await self.ending())
 
     def _receive(self) -> None:
         assert self._socket is not None
@@ -128,7 +89,6 @@ class CallWorker:
             block = b""
         if not block:
             self._hang_up()
-            self._answer(None)
             return
         self._received += block
         if len(self._received) < LENGTH.size:
@@ -150,18 +110,13 @@ class CallWorker:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
+        self._answer(None)
 
-    def _explain(self, event: Ended) -> Answer:
-        """What the end of the process means for the call that it was at."""
-        if self._killed:
-            return Broken("its process was ended")
-        if event.signal is None:
-            return Broken(event.error or f"the call's process ended with {event.code}")
-        name = signal.Signals(event.signal).name
-        if event.signal == signal.SIGKILL and self._oom_kills.claim():
-            message = "the kernel ended the call, because the keep was out of memory"
-            return GuestFailed(Report(ExitReason.MEMORY, message=message))
-        return GuestFailed(Report(ExitReason.TRAP, message=f"the call's process was ended by {name}"))
+
+def _broken_off(ending: Ending) -> Answer:
+    if ending.report is not None:
+        return GuestFailed(ending.report)
+    return Broken(ending.error or "its process is gone")
 
 
 def _decoded(packet: bytes) -> Answer:

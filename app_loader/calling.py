@@ -37,17 +37,23 @@ from keep_protocol.strict_json import decode_strictly
 
 _OPEN_FILES = 64
 _BLOCK = 256 * 1024
-_NOTHING = Assignment(arguments=(), environment=(), memory=0, file_size=0, mounts=())
+NO_ASSIGNMENT = Assignment(arguments=(), environment=(), memory=0, file_size=0, mounts=())
+"""Of what only answers: no arguments, no environment, no folders."""
 
 
 def serve_calls(engine: Engine, program: Program, channel: socket.socket) -> None:
     """Answer the calls in `channel` until its other end is closed; the caller ends the process."""
+    become_server()
+    while (packet := _receive(channel)) is not None:
+        channel.sendall(framed(answer_encoder.encode(_answer(engine, program, packet))))
+
+
+def become_server() -> None:
+    """Give up all files; what a process that serves calls or requests does first."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
     confine_to_folders(())
-    while (packet := _receive(channel)) is not None:
-        channel.sendall(framed(answer_encoder.encode(_answer(engine, program, packet))))
 
 
 def _answer(engine: Engine, program: Program, packet: bytes) -> Answer:
@@ -65,7 +71,7 @@ def _answer(engine: Engine, program: Program, packet: bytes) -> Answer:
 
 def _call(engine: Engine, program: Program, order: CallOrder) -> Answer:
     arguments = _arguments(order.arguments)
-    store = new_store(engine, program, order.memory, wasi_configuration(_NOTHING, []))
+    store = new_store(engine, program, order.memory, wasi_configuration(NO_ASSIGNMENT, []))
     try:
         context = library().wasmtime_store_context(store)
         result = program.call(context, order.function, arguments, order.memory)

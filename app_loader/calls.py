@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
     # Imported with the first call: most keeps only run.
     from app_loader.call_messages import CallOrder
     from app_loader.call_worker import CallWorker
-
-MAX_WAITING = 64
-IDLE_SECONDS = 30.0
-"""How long a process waits for its next call."""
+    from app_loader.worker_pool import WorkerPool
 
 
 class Calls:
@@ -33,37 +29,19 @@ class Calls:
         self._workload = workload
         self._limits = limits
         self._oom_kills = oom_kills or OomKills()
-        self._free = asyncio.Semaphore(limits.runs)
-        self._idle: list[CallWorker] = []
-        self._busy: set[CallWorker] = set()
-        self._waiting = 0
+        self._workers: WorkerPool[CallWorker] | None = None
 
     async def call(self, function: str, request: CallRequest) -> CallResult:
         """Call an exported function in a fresh instance. Raises `RefusalError`."""
         from app_loader.call_messages import CallOrder
 
         memory, timeout = self._limits_of(request)
-        if self._free.locked() and self._waiting >= MAX_WAITING:
-            raise RefusalError(
-                ErrorCode.TOO_MANY_REQUESTS,
-                f"{self._limits.runs} calls are going and {MAX_WAITING} are waiting",
-                remedy="wait until some have ended",
-            )
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            return CallResult(await self._call(CallOrder(function, request.arguments, memory), timeout))
-        finally:
-            self._free.release()
+        return CallResult(await self._call(CallOrder(function, request.arguments, memory), timeout))
 
     def close(self) -> None:
         """End all processes for calls; calls that are going are refused with `call-lost`."""
-        for worker in (*self._idle, *self._busy):
-            worker.kill()
-        self._idle.clear()
+        if self._workers is not None:
+            self._workers.close()
 
     def _limits_of(self, request: CallRequest) -> tuple[int, float]:
         """Bytes and seconds. Raises `RefusalError`."""
@@ -79,40 +57,23 @@ class Calls:
         return memory, timeout
 
     async def _call(self, order: CallOrder, timeout: float) -> msgspec.Raw:
-        module = await self._workload.acquire()
+        workers = self._pool()
         try:
-            worker = self._worker(module.name)
-            self._busy.add(worker)
-            try:
-                return await worker.ask(order, timeout)
-            finally:
-                self._busy.discard(worker)
-                self._give_back(worker)
+            worker = await workers.take()
         except RunnerDiedError as error:
             raise RefusalError(ErrorCode.CALL_LOST, str(error)) from None
+        try:
+            return await worker.ask(order, timeout)
         finally:
-            self._workload.release(module)
+            workers.give_back(worker)
 
-    def _worker(self, module: str) -> CallWorker:
-        """One that is idle, or a new one. Those of another workload are ended."""
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.usable and worker.module == module:
-                if worker.retirement is not None:
-                    worker.retirement.cancel()
-                return worker
-            worker.kill()
-        from app_loader.call_worker import CallWorker
+    def _pool(self) -> WorkerPool[CallWorker]:
+        if self._workers is None:
+            from app_loader.call_worker import CallWorker
+            from app_loader.worker_pool import WorkerPool
 
-        worker = CallWorker(self._runner, module, self._oom_kills)
-        worker.start()
-        return worker
+            def make(module: str) -> CallWorker:
+                return CallWorker(self._runner, module, self._oom_kills)
 
-    def _give_back(self, worker: CallWorker) -> None:
-        if worker.usable:
-            worker.retirement = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire, worker)
-            self._idle.append(worker)
-
-    def _retire(self, worker: CallWorker) -> None:
-        self._idle.remove(worker)
-        worker.kill()
+            self._workers = WorkerPool(self._workload, self._limits.runs, make, "calls")
+        return self._workers

@@ -130,6 +130,7 @@ class AnyValue(Union):
         ("option", POINTER(ComponentValue)),
         ("result", ResultValue),
         ("flags", NameVector),
+        ("resource", c_void_p),
     )
 
 

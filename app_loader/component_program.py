@@ -133,7 +133,7 @@ class ComponentProgram:
         """Run it as a command. Raises `EngineError`."""
         if self._entry is None:
             raise EngineError(f"the component does not export {wasi.COMMAND}")
-        before = _peak()
+        before = peak_memory()
         result = ComponentValue()
         report = self._invoke(context, f"{self._entry}{SEPARATOR}run", None, result, memory, before)
         return report or exited(0 if result.of.result.is_ok else 1, full=_nearly_full(before, memory))
@@ -148,7 +148,7 @@ class ComponentProgram:
         for index, ((_, parameter), argument) in enumerate(zip(kind.parameters, arguments, strict=True)):
             lowering.value(values[index], parameter, argument, f"$.arguments[{index}]")
         result = None if kind.result is None else ComponentValue()
-        if report := self._invoke(context, function, values, result, memory, _peak()):
+        if report := self._invoke(context, function, values, result, memory, peak_memory()):
             raise CallFailedError(report)
         if result is None or kind.result is None:
             return None
@@ -227,7 +227,7 @@ class ComponentProgram:
         return index
 
 
-def _peak() -> int:
+def peak_memory() -> int:
     """Bytes of memory that this process has used at the most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -237,7 +237,7 @@ def _nearly_full(before: int, memory: int) -> bool:
 
     A component exports no memory whose size could be asked for.
     """
-    return memory >= _JUDGED_FROM and _peak() - before >= memory * _NEARLY_FULL
+    return memory >= _JUDGED_FROM and peak_memory() - before >= memory * _NEARLY_FULL
 
 
 def _unsupported(kind: WitType) -> str | None:

@@ -15,7 +15,7 @@ from typing import Final
 import h11
 
 from app_loader.deadlines import Deadlines
-from app_loader.messages import Request, Response, Stream, problem_response
+from app_loader.messages import Fields, Request, Response, Stream, problem_response
 from app_loader.principals import Client, Principals
 from app_loader.session import Session
 from keep_protocol.errors import ErrorCode, RefusalError
@@ -30,6 +30,9 @@ MAX_IGNORED: Final = 64 * 1024
 MAX_UNSENT: Final = 64 * 1024
 """Bytes of a response that wait for their client before their source is held back."""
 
+_BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+"""Statuses without a body, whatever is given with them; RFC 9110, section 6.4.1."""
+
 _logger = logging.getLogger(__name__)
 
 Application = Callable[[Request], Awaitable[Response]]
@@ -42,6 +45,7 @@ class ClientBody:
         self._connection = connection
         self.size = size
         self.patience = patience
+        self.trailers: Fields = ()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._connection.read_body(self)
@@ -238,7 +242,8 @@ class Connection(asyncio.Protocol):
         if not head.target.startswith(b"/"):
             raise RefusalError(ErrorCode.BAD_REQUEST, "the target of a request is a path here")
         body = ClientBody(self, self._remaining, self._deadlines.chunk)
-        return Request(head.method.decode("ascii"), head.target, headers, body, self._client, self._session)
+        fields = tuple(head.headers)
+        return Request(head.method.decode("ascii"), head.target, headers, body, self._client, self._session, fields)
 
     # Bodies of requests
 
@@ -249,7 +254,7 @@ class Connection(asyncio.Protocol):
         while not self._body_done:
             try:
                 async with asyncio.timeout(body.patience):
-                    chunk = await (self._chunked() if self._remaining is None else self._counted())
+                    chunk = await (self._chunked(body) if self._remaining is None else self._counted())
             except TimeoutError:
                 detail = f"no more of the body came for {body.patience:g} seconds"
                 raise RefusalError(ErrorCode.REQUEST_TIMEOUT, detail) from None
@@ -266,7 +271,7 @@ class Connection(asyncio.Protocol):
         self._body_done = self._remaining == 0
         return chunk
 
-    async def _chunked(self) -> bytes:
+    async def _chunked(self, body: ClientBody) -> bytes:
         while True:
             try:
                 event = self._http.next_event()
@@ -275,6 +280,7 @@ class Connection(asyncio.Protocol):
             if isinstance(event, h11.Data):
                 return bytes(event.data)
             if isinstance(event, h11.EndOfMessage):
+                body.trailers = tuple(event.headers)
                 self._unread(self._http.trailing_data[0])
                 self._body_done = True
                 return b""
@@ -315,30 +321,36 @@ class Connection(asyncio.Protocol):
             self._write(self._response_head(response), self._data(body), self._http.send(h11.EndOfMessage()))
         else:
             async with aclosing(response.body):
-                await self._stream(response, response.body)
+                await self._stream(response, response.body, bodiless=bodiless)
         await self._drain()
 
-    async def _stream(self, response: Response, body: Stream) -> None:
+    async def _stream(self, response: Response, body: Stream, *, bodiless: bool) -> None:
         self._write(self._response_head(response))
+        bodiless = bodiless or response.status in _BODILESS
         async for chunk in body:
-            self._write(self._data(chunk))
-            await self._drain()
-        self._write(self._http.send(h11.EndOfMessage()))
+            if not bodiless:
+                self._write(self._data(chunk))
+                await self._drain()
+        # h11 refuses trailers where there is no chunked body for them.
+        known = response.size is not None or any(name == b"content-length" for name, _ in response.fields or ())
+        chunked = not bodiless and not known and self._http.their_http_version == b"1.1"
+        trailers = list(response.trailers) if chunked else []
+        self._write(self._http.send(h11.EndOfMessage(headers=trailers)))
 
     def _response_head(self, response: Response) -> bytes | None:
-        headers = {
-            **response.headers,
-            "date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()),
-            "cache-control": "no-store",
-        }
-        if response.size is not None and response.status is not HTTPStatus.NO_CONTENT:
-            headers["content-length"] = str(response.size)
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+        own = {**response.headers, "date": date}
+        if response.fields is None:
+            own["cache-control"] = "no-store"
+        if response.size is not None and response.status != HTTPStatus.NO_CONTENT:
+            own["content-length"] = str(response.size)
         if self._finishing or not (self._body_done or self._rest_is_small):
-            headers["connection"] = "close"
+            own["connection"] = "close"
+        headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in own.items()]
+        headers += response.fields or ()
         status = response.status
-        return self._http.send(
-            h11.Response(status_code=status.value, reason=status.phrase, headers=list(headers.items()))
-        )
+        reason = status.phrase if isinstance(status, HTTPStatus) else ""
+        return self._http.send(h11.Response(status_code=int(status), reason=reason, headers=headers))
 
     def _data(self, chunk: bytes) -> bytes | None:
         return self._http.send(h11.Data(data=chunk)) if chunk else b""

@@ -173,6 +173,11 @@ async def call(keep: Keep, request: Request) -> Response:
     return json_response(await keep.calls.call(request.parameters["function"], await request.json(CallRequest)))
 
 
+async def http(keep: Keep, request: Request) -> Response:
+    """Let the workload answer."""
+    return await keep.http.answer(request)
+
+
 async def list_runs(keep: Keep, request: Request) -> Response:
     """All runs that the keep remembers."""
     request.query()

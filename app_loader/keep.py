@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from app_loader.calls import Calls
     from app_loader.configuration_store import ConfigurationStore
     from app_loader.evidence import EvidenceMaker
+    from app_loader.http_service import HttpService
     from app_loader.network import Network
     from app_loader.runs import Runs
     from app_loader.secret_sources import SecretSources
@@ -37,6 +38,7 @@ class Keep:
         workload: Workload,
         runs: Runs,
         calls: Calls,
+        http: HttpService,
         workload_configuration: ConfigurationStore,
         evidence: EvidenceMaker | None = None,
         spki: bytes = b"",
@@ -54,6 +56,7 @@ class Keep:
         self.workload = workload
         self.runs = runs
         self.calls = calls
+        self.http = http
         self.workload_configuration = workload_configuration
         self.evidence = evidence
         """What proves the keep; None in keeps that are only pinned."""

@@ -19,6 +19,7 @@ from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
 from app_loader.errors import AppLoaderError, RunnerDiedError
 from app_loader.files import Files
+from app_loader.http_service import HttpService
 from app_loader.identity import Identity
 from app_loader.keep import Keep
 from app_loader.principals import Principals
@@ -166,6 +167,7 @@ class _Service:
         self._relay: TlsRelay | None = None
         """Of the workload's TLS; most keeps have none."""
         self._calls = Calls(runner, self._workload, spec.limits)
+        self._http = HttpService(runner, self._workload, spec.limits)
         keep = self._keep = Keep(
             configuration,
             spec,
@@ -174,6 +176,7 @@ class _Service:
             workload=self._workload,
             runs=self._runs,
             calls=self._calls,
+            http=self._http,
             workload_configuration=self._workload_configuration,
             evidence=evidence,
             spki=identity.spki,
@@ -244,6 +247,7 @@ class _Service:
         await self._server.drain(_GRACE)
         await self._runs.close()
         self._calls.close()
+        self._http.close()
         # Whoever followed a run has seen its end now.
         await self._server.drain(_GRACE)
         return 0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from app_loader.principals import Client
 from app_loader.session import Session
-from keep_protocol.errors import PROBLEM_MEDIA_TYPE, ErrorCode, RefusalError
+from keep_protocol.errors import PROBLEM_HEADER, PROBLEM_MEDIA_TYPE, ErrorCode, RefusalError
 from keep_protocol.states import KeepRole
 from keep_protocol.strict_json import decode_strictly
 
@@ -26,6 +26,9 @@ _INVALID_AT: Final = re.compile(r" - at `(\$[^`]*)`$")
 
 _T = TypeVar("_T")
 
+Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
+"""Headers or trailers as they are on the wire."""
+
 
 class Body(Protocol):
     """The body of a request: chunks as they arrive, once. What is not read in time is a `RefusalError`."""
@@ -34,12 +37,17 @@ class Body(Protocol):
     """Bytes that the client has announced."""
     patience: float | None
     """Seconds to wait for each chunk; None: as long as the client is there."""
+    trailers: Fields
+    """What came behind a chunked body; known at its end."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
 
 class Stream(Protocol):
-    """The body of a response that is made while it is sent; closed in any case, begun or not."""
+    """The body of a response that is made while it is sent; closed in any case, begun or not.
+
+    One that breaks off raises `ConnectionError`.
+    """
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
@@ -50,7 +58,14 @@ class Request:
     """One request of a verified client."""
 
     def __init__(
-        self, method: str, target: bytes, headers: Mapping[str, str], body: Body, client: Client, session: Session
+        self,
+        method: str,
+        target: bytes,
+        headers: Mapping[str, str],
+        body: Body,
+        client: Client,
+        session: Session,
+        fields: Fields = (),
     ) -> None:
         path, _, query = target.partition(b"?")
         self.method = method
@@ -59,6 +74,8 @@ class Request:
         self.raw_query = query
         self.headers = headers
         """Names in lower case."""
+        self.fields = fields
+        """The headers as they came, in order."""
         self.body = body
         self.client = client
         self.session = session
@@ -116,9 +133,14 @@ class Request:
 class Response:
     """An answer. A body that is no `bytes` is streamed, with `size` as Content-Length when that is known."""
 
+    fields: Fields | None = None
+    """Of a workload's answer: all of its headers, which are not the keep's to add to."""
+    trailers: Fields = ()
+    """Sent behind a streamed body, if they are there at its end."""
+
     def __init__(
         self,
-        status: HTTPStatus,
+        status: HTTPStatus | int,
         body: bytes | Stream = b"",
         *,
         media_type: str | None = None,
@@ -143,7 +165,8 @@ def json_response(
 def problem_response(refusal: RefusalError, headers: Mapping[str, str] | None = None) -> Response:
     """A refusal as an RFC 9457 problem."""
     body = msgspec.json.encode(refusal.problem())
-    return Response(refusal.code.status, body, media_type=PROBLEM_MEDIA_TYPE, headers=headers)
+    named = {PROBLEM_HEADER: refusal.code.value, **(headers or {})}
+    return Response(refusal.code.status, body, media_type=PROBLEM_MEDIA_TYPE, headers=named)
 
 
 def invalid_field(error: msgspec.ValidationError) -> RefusalError:

@@ -52,6 +52,7 @@ class Route:
         sends: Mapping[str, str] | None = None,
         area: FileArea | None = None,
         frequent: bool = False,
+        foreign: bool = False,
     ) -> None:
         if not roles:
             raise RouteTableError(f"{method} {path} names no role")
@@ -71,12 +72,16 @@ class Route:
         self.area = area
         self.frequent = frequent
         """Whether there may be thousands of requests a second, too many for a line of the log each."""
+        self.foreign = foreign
+        """Whether all behind its path is the workload's, which gets it as it came."""
         self._segments = tuple(path.encode().split(b"/")[1:])
 
     @property
     def name(self) -> str:
         """What the operation is called in the API's description."""
         name = self.handler.__name__
+        if self.foreign:
+            return f"{name}_{self.method.lower()}"
         return f"{name}_{self.area.value}" if self.area is not None else name
 
     @property

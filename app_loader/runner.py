@@ -109,7 +109,9 @@ class Runner:
         if error := await self._warming:
             raise ModuleLoadError(error)
 
-    async def load(self, module: str, source: Path | int, digest: str, *, component: bool = False) -> None:
+    async def load(
+        self, module: str, source: Path | int, digest: str, *, component: bool = False, http: bool = False
+    ) -> None:
         """Let the runner map a compiled module or component whose SHA-256 in hex is `digest`, as `module`.
 
         `source` is a file that the runner may read, or the descriptor of one, which is closed here. Raises
@@ -123,7 +125,7 @@ class Runner:
             raise
         loaded = self._loading[module] = asyncio.get_running_loop().create_future()
         try:
-            self._send(Load(module, path, digest, component), descriptors)
+            self._send(Load(module, path, digest, component, http), descriptors)
             if error := await loaded:
                 raise ModuleLoadError(error)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -36,6 +37,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     path: str
     digest: str
     component: bool = False
+    http: bool = False
+    """Whether the component answers HTTP requests."""
 
 
 class Unload(msgspec.Struct, frozen=True, tag="unload"):
@@ -115,11 +118,20 @@ def shimmed(kinds: Sequence[object]) -> bool:
     )
 
 
+class Work(StrEnum):
+    """What a child that serves a module answers."""
+
+    CALLS = "calls"
+    """Of its functions."""
+    HTTP = "http"
+
+
 class Serve(msgspec.Struct, frozen=True, tag="serve"):
-    """Answer calls of the functions of `module` in a child. Descriptor: a stream socket to the server."""
+    """Answer calls or HTTP requests with `module` in a child. Descriptor: a stream socket to the server."""
 
     process: str
     module: str
+    work: Work
 
 
 class Kill(msgspec.Struct, frozen=True, tag="kill"):

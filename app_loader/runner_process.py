@@ -39,6 +39,7 @@ from app_loader.runner_messages import (
     Unload,
     Warm,
     Warmed,
+    Work,
     order_decoder,
     order_encoder,
 )
@@ -162,9 +163,12 @@ class _RunnerProcess:
             engine, linker = self._linking()
             if (found := _sha256(path)) != order.digest:
                 return f"{path.name} has the digest {found}, not {order.digest}"
-            self._programs[order.module] = (
-                self._load_component(engine, path) if order.component else _load_module(engine, linker, path)
-            )
+            if order.http:
+                self._programs[order.module] = _load_http(engine, path)
+            elif order.component:
+                self._programs[order.module] = self._load_component(engine, path)
+            else:
+                self._programs[order.module] = _load_module(engine, linker, path)
         except (EngineError, OSError) as error:
             return str(error)
         return None
@@ -218,9 +222,15 @@ class _RunnerProcess:
 
         def work() -> None:
             # Here, so that keeps whose functions nobody calls do not pay for it.
-            from app_loader.calling import serve_calls
+            channel = socket.socket(fileno=descriptors[0])
+            if order.work is Work.HTTP:
+                from app_loader.wasi_http.serving import serve_http
 
-            serve_calls(engine, program, socket.socket(fileno=descriptors[0]))
+                serve_http(engine, program, channel)
+            else:
+                from app_loader.calling import serve_calls
+
+                serve_calls(engine, program, channel)
 
         self._fork(order.process, work)
 
@@ -272,6 +282,17 @@ class _RunnerProcess:
         if self._spare is not None:
             self._spare.close()
             self._spare = None
+
+
+def _load_http(engine: Engine, path: Path) -> Program:
+    # Here, so that keeps that run modules do not pay for it; also what its processes import when they serve.
+    import app_loader.wasi_http.serving  # noqa: F401
+    from app_loader.component_program import Component
+    from app_loader.wasi_http.program import HttpProgram
+
+    program = HttpProgram(engine, Component.map(engine, path))
+    gc.freeze()
+    return program
 
 
 def _load_module(engine: Engine, linker: Linker, path: Path) -> Program:

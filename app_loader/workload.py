@@ -309,8 +309,9 @@ class Workload:
         return usable
 
     async def _load(self, stored: StoredWorkload) -> None:
-        component = stored.description.kind.is_component
-        await self._modules.load(stored.name, stored.compiled_digest, component=component)
+        kind = stored.description.kind
+        http = kind is WorkloadKind.HTTP_PROXY
+        await self._modules.load(stored.name, stored.compiled_digest, component=kind.is_component, http=http)
 
     def _unload_if_unused(self, name: str) -> None:
         if name not in self._uses:

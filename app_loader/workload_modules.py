@@ -31,9 +31,9 @@ class PlainModules:
         """Compile `<name>.wasm`; the result is on disk. Raises `RefusalError`, `OSError`, `RunnerDiedError`."""
         return await compile_file(self._runner, self._folder / f"{name}.wasm", self._folder / f"{name}.cwasm", limits)
 
-    async def load(self, name: str, digest: str, *, component: bool) -> None:
+    async def load(self, name: str, digest: str, *, component: bool, http: bool) -> None:
         """Let the runner map a compiled module. Raises `ModuleLoadError`, `RunnerDiedError`, `RefusalError`."""
-        await self._runner.load(name, self._folder / f"{name}.cwasm", digest, component=component)
+        await self._runner.load(name, self._folder / f"{name}.cwasm", digest, component=component, http=http)
 
 
 class SealedModules:
@@ -66,7 +66,7 @@ class SealedModules:
         self._compiled[name] = _finished(target)
         return compiled
 
-    async def load(self, name: str, digest: str, *, component: bool) -> None:
+    async def load(self, name: str, digest: str, *, component: bool, http: bool) -> None:
         """As `PlainModules.load`."""
         descriptor = self._compiled.pop(name, -1)
         if descriptor < 0:
@@ -80,7 +80,7 @@ class SealedModules:
                 if refusal.code is not ErrorCode.SEALED_INVALID:
                     raise
                 raise ModuleLoadError(refusal.detail) from None
-        await self._runner.load(name, descriptor, digest, component=component)
+        await self._runner.load(name, descriptor, digest, component=component, http=http)
 
     def _forget(self, name: str) -> None:
         if (descriptor := self._compiled.pop(name, -1)) >= 0:

@@ -31,10 +31,12 @@ from keep_client.secret_calls import SealedData, UnsealedData
 from keep_client.sources import Source
 from keep_client.specs import named_principal, new_spec, principal_of
 from keep_client.watch import WatchReport, WatchState, watch_keep
+from keep_client.workload_http import AsyncWorkloadResponse, WorkloadResponse
 
 __all__ = [
     "AsyncKeepClient",
     "AsyncManagerClient",
+    "AsyncWorkloadResponse",
     "ConnectionBrokenError",
     "ConnectionFailedError",
     "Credentials",
@@ -59,6 +61,7 @@ __all__ = [
     "UnsealedData",
     "WatchReport",
     "WatchState",
+    "WorkloadResponse",
     "connect_keep",
     "connect_keep_async",
     "follow_run",

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 
 from keep_client.calls import MAX_ANSWER, Call, Head, Request, StreamCall, T, problem, succeeded
-from keep_client.channel import head_of, to_send
+from keep_client.channel import Content, head_of, to_send
 from keep_client.connections import Connections
 from keep_client.errors import ConnectionBrokenError, InvalidArgumentError, ProtocolError
 from keep_client.failures import TRANSPORT_ERRORS, translated
@@ -56,6 +56,12 @@ class AsyncChannel:
             async for chunk in response.aiter_raw():
                 yield chunk
 
+    @asynccontextmanager
+    async def exchange(self, request: Request, body: Content = None) -> AsyncIterator[httpx.Response]:
+        """Send it once and yield the response as it is, its body unread."""
+        async with self._exchange(self._pool, request, None if body is None else lambda: body) as response:
+            yield response
+
     def _new_pool(self) -> httpx.AsyncHTTPTransport:
         # Pools are keyed by address and not by whom they accept: never shared between channels.
         return self._connections.async_transport()
@@ -72,7 +78,7 @@ class AsyncChannel:
 
     @asynccontextmanager
     async def _exchange(
-        self, pool: httpx.AsyncHTTPTransport, request: Request, body: AsyncBodyFactory | None
+        self, pool: httpx.AsyncHTTPTransport, request: Request, body: Callable[[], Content] | None
     ) -> AsyncIterator[httpx.Response]:
         if self._closed:
             raise InvalidArgumentError(f"the client for {self._peer} is closed")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -21,6 +21,7 @@ from keep_client.keep_calls import OutputStream
 from keep_client.pins import KeepPin
 from keep_client.secret_calls import SealedData, UnsealedData
 from keep_client.sources import Progress, Source, as_source
+from keep_client.workload_http import AsyncWorkloadResponse, ask_workload_async
 from keep_protocol.keep_api import FileList, FileStored, KeepStatus, Run, RunList, RunRequest, WorkloadInfo
 from keep_protocol.manager_api import KeepRecord
 from keep_protocol.network_api import EgressExplanation, KeepEventList
@@ -133,6 +134,33 @@ class AsyncKeepClient:
         `timeout` is in seconds, `memory` in bytes. `ProblemError.field` names the argument that does not fit.
         """
         return await self._call(keep_calls.call(function, arguments, memory, timeout))
+
+    @asynccontextmanager
+    async def http(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | AsyncIterable[bytes] | None = None,
+    ) -> AsyncGenerator[AsyncWorkloadResponse, None]:
+        """Let the workload answer an HTTP request: `async with keep.http("GET", "/") as response: …`.
+
+        `path` may have a query. Every status is the workload's; `ProblemError` is raised where there is no response.
+        """
+        link = self._link
+        async with AsyncExitStack() as stack:
+            try:
+                response = await stack.enter_async_context(
+                    ask_workload_async(link.channel, method, path, headers, body)
+                )
+            except KeyMismatchError as mismatch:
+                # Nothing was sent yet, not even of a body that can be read only once.
+                link = await self._renewed(link, mismatch)
+                response = await stack.enter_async_context(
+                    ask_workload_async(link.channel, method, path, headers, body)
+                )
+            yield response
 
     async def list_runs(self) -> RunList:
         """The runs that the keep remembers, oldest first."""

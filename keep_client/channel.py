@@ -82,6 +82,12 @@ class Channel:
             call.check(head)
             yield from response.iter_raw()
 
+    @contextmanager
+    def exchange(self, request: Request, body: Content = None) -> Iterator[httpx.Response]:
+        """Send it once and yield the response as it is, its body unread."""
+        with self._exchange(self._pool, request, None if body is None else lambda: body) as response:
+            yield response
+
     def _new_pool(self) -> httpx.HTTPTransport:
         # Pools are keyed by address and not by whom they accept: never shared between channels.
         return self._connections.transport()
@@ -96,7 +102,7 @@ class Channel:
 
     @contextmanager
     def _exchange(
-        self, pool: httpx.HTTPTransport, request: Request, body: BodyFactory | None
+        self, pool: httpx.HTTPTransport, request: Request, body: Callable[[], Content] | None
     ) -> Iterator[httpx.Response]:
         if self._closed:
             raise InvalidArgumentError(f"the client for {self._peer} is closed")

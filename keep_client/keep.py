@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -21,6 +21,7 @@ from keep_client.keep_calls import OutputStream
 from keep_client.pins import KeepPin
 from keep_client.secret_calls import SealedData, UnsealedData
 from keep_client.sources import Progress, Source, as_source
+from keep_client.workload_http import WorkloadResponse, ask_workload
 from keep_protocol.keep_api import FileList, FileStored, KeepStatus, Run, RunList, RunRequest, WorkloadInfo
 from keep_protocol.manager_api import KeepRecord
 from keep_protocol.network_api import EgressExplanation, KeepEventList
@@ -133,6 +134,29 @@ class KeepClient:
         `timeout` is in seconds, `memory` in bytes. `ProblemError.field` names the argument that does not fit.
         """
         return self._call(keep_calls.call(function, arguments, memory, timeout))
+
+    @contextmanager
+    def http(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Iterable[bytes] | None = None,
+    ) -> Generator[WorkloadResponse, None, None]:
+        """Let the workload answer an HTTP request; `with keep.http("GET", "/") as response: response.read()`.
+
+        `path` may have a query. Every status is the workload's; `ProblemError` is raised where there is no response.
+        """
+        link = self._link
+        with ExitStack() as stack:
+            try:
+                response = stack.enter_context(ask_workload(link.channel, method, path, headers, body))
+            except KeyMismatchError as mismatch:
+                # Nothing was sent yet, not even of a body that can be read only once.
+                link = self._renewed(link, mismatch)
+                response = stack.enter_context(ask_workload(link.channel, method, path, headers, body))
+            yield response
 
     def list_runs(self) -> RunList:
         """The runs that the keep remembers, oldest first."""

@@ -62,6 +62,13 @@ class ErrorCode(StrEnum):
     CALL_MEMORY = "call-memory"
     CALL_TIMEOUT = "call-timeout"
     CALL_LOST = "call-lost"
+    WORKLOAD_NOT_HTTP = "workload-not-http"
+    HTTP_UNANSWERED = "http-unanswered"
+    HTTP_TRAPPED = "http-trapped"
+    HTTP_EXITED = "http-exited"
+    HTTP_MEMORY = "http-memory"
+    HTTP_TIMEOUT = "http-timeout"
+    HTTP_LOST = "http-lost"
     RESULT_TOO_LARGE = "result-too-large"
     RUN_NOT_FOUND = "run-not-found"
     RUN_STATE_CONFLICT = "run-state-conflict"
@@ -143,6 +150,13 @@ _STATUS = {
     ErrorCode.CALL_MEMORY: HTTPStatus.BAD_GATEWAY,
     ErrorCode.CALL_TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT,
     ErrorCode.CALL_LOST: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.WORKLOAD_NOT_HTTP: HTTPStatus.CONFLICT,
+    ErrorCode.HTTP_UNANSWERED: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.HTTP_TRAPPED: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.HTTP_EXITED: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.HTTP_MEMORY: HTTPStatus.INSUFFICIENT_STORAGE,
+    ErrorCode.HTTP_TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT,
+    ErrorCode.HTTP_LOST: HTTPStatus.BAD_GATEWAY,
     ErrorCode.RESULT_TOO_LARGE: HTTPStatus.BAD_GATEWAY,
     ErrorCode.RUN_NOT_FOUND: HTTPStatus.NOT_FOUND,
     ErrorCode.RUN_STATE_CONFLICT: HTTPStatus.CONFLICT,
@@ -183,6 +197,8 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+PROBLEM_HEADER = "wasmkeep-problem"
+"""Header with the code of a keep's problem. No workload can send it: it tells a keep's answer from its workload's."""
 
 
 class RefusalError(Exception):

@@ -114,12 +114,14 @@ def _preview1_remarks(outline: ModuleOutline) -> tuple[str, ...]:
 
 def _component(outline: ComponentOutline) -> Recognition:
     kind, refusals = _world(outline)
+    serves_http = kind is WorkloadKind.HTTP_PROXY
+    offered = wasi.INTERFACES | wasi.HTTP_INTERFACES if serves_http else wasi.INTERFACES
     imports = []
     missing = []
     versions = []
     for each in outline.imports:
         interface, version = wasi.split_version(each.name)
-        known = each.kind == "instance" and interface in wasi.INTERFACES
+        known = each.kind == "instance" and interface in offered
         # Types at the outermost level stand for parts of interfaces that are imported too.
         given = (known and wasi.is_supported(version)) or each.kind == "type"
         imports.append(WorkloadImport(each.name, each.kind, given))
@@ -132,7 +134,8 @@ def _component(outline: ComponentOutline) -> Recognition:
             f"of the wrong version are {_listed(versions)}: a keep offers WASI 0.2.0 to 0.2.x, no snapshots"
         )
     if missing:
-        refusals.append(f"a keep does not have these imports: {_listed(missing)}; it offers WASI 0.2 without HTTP")
+        without = "" if serves_http else ", and wasi:http to components that export wasi:http/incoming-handler"
+        refusals.append(f"a keep does not have these imports: {_listed(missing)}; it offers WASI 0.2{without}")
     if not outline.exports:
         refusals.append("there is nothing to run or to call: it exports nothing")
     return Recognition(
@@ -158,10 +161,6 @@ def _world(outline: ComponentOutline) -> tuple[WorkloadKind, list[str]]:
             kind = WorkloadKind.HTTP_PROXY
         if not wasi.is_supported(version):
             refusals.append(f"it exports {each.name[:_MAX_NAME]}: a keep runs WASI 0.2.0 to 0.2.x")
-    if kind is WorkloadKind.HTTP_PROXY:
-        refusals.append(
-            "it answers HTTP requests (world wasi:http/proxy), and a keep does not serve HTTP for workloads"
-        )
     return kind, refusals
 
 

@@ -84,8 +84,10 @@ INTERFACES = frozenset(
 )
 """The interfaces that components may import, without their version, which is any 0.2."""
 
+HTTP_INTERFACES = frozenset({"wasi:http/types", "wasi:http/outgoing-handler"})
+"""What components that answer HTTP requests may import on top."""
+
 SOCKETS = "wasi:sockets/"
-HTTP = "wasi:http/"
 
 COMMAND = "wasi:cli/run"
 PROXY = "wasi:http/incoming-handler"

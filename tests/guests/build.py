@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Builds the test guests: C with clang for wasm32-wasi, WAT with wasmtime.
+"""Builds the test guests: C with clang for wasm32-wasi, WAT with wasmtime, components in http/ of C with jco.
 
     python tests/guests/build.py [NAME...]      all of them, or those named (cpu/fib, escape, ...)
 
 Needs Debian's clang, lld, wasi-libc and libclang-rt-*-dev-wasm32 (or WASI_CC=/path/to/clang of the
-wasi-sdk), and the Python package wasmtime. The built files are checked in: tests do not build.
+wasi-sdk), and the Python package wasmtime; for components also node and, in examples/,
+`npm install @bytecodealliance/jco@1.35`. The built files are checked in: tests do not build.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parents[1] / "examples"
 RUNTIMES = (
     "lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a",
     "lib/clang/*/lib/wasm32*/libclang_rt.builtins.a",
@@ -46,10 +49,28 @@ def build_wat(source: Path, target: Path) -> None:
     target.write_bytes(wasmtime.wat2wasm(source.read_text()))
 
 
+def build_component(source: Path, target: Path) -> None:
+    """Of C that has its imports and exports as the canonical ABI flattens them; examples/web has their WIT."""
+    flags = ["--target=wasm32-wasi", "-Oz", "-Wall", "-Wextra", "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all"]
+    core = target.with_suffix(".tmp")
+    subprocess.run([find_clang(), *flags, "-o", str(core), str(source)], check=True)
+    try:
+        script, wit = EXAMPLES / "componentize.mjs", EXAMPLES / "web" / "web.wit"
+        subprocess.run(["node", str(script), str(core), str(wit), str(target)], check=True)
+    finally:
+        core.unlink()
+
+
+def _builder(source: Path) -> Callable[[Path, Path], None]:
+    if source.suffix == ".wat":
+        return build_wat
+    return build_component if source.parent.name == "http" else build_c
+
+
 def main(names: list[str]) -> int:
     sources = {
         str(path.relative_to(HERE).with_suffix("")): path
-        for pattern in ("*.c", "cpu/*.c", "*.wat")
+        for pattern in ("*.c", "cpu/*.c", "http/*.c", "*.wat")
         for path in sorted(HERE.glob(pattern))
     }
     for name in names or sources:
@@ -58,7 +79,7 @@ def main(names: list[str]) -> int:
             return 2
         source = sources[name]
         target = source.with_suffix(".wasm")
-        (build_c if source.suffix == ".c" else build_wat)(source, target)
+        _builder(source)(source, target)
         print(f"{target.stat().st_size:7} {name}.wasm")
     return 0
 

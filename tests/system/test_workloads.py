@@ -40,3 +40,20 @@ def test_functions_of_modules_and_components_are_inspected_and_called(deployment
     }
     assert json.loads(deployment.keepctl("call", keep, "words", "to be").stdout) == ["to", "be"]
     deployment.keepctl("rm", keep)
+
+
+def test_a_component_answers_http_requests(deployment: Deployment, tmp_path: Path) -> None:
+    keep = deployment.create()["id"]
+    deployment.keepctl("load", keep, str(example("web")))
+    assert deployment.json("inspect", keep)["kind"] == "http-proxy"
+    assert deployment.keepctl("http", keep, "/").stdout == "Hello from a keep!\n"
+    (data := tmp_path / "data").write_text("text " * 50_000)
+    echoed = deployment.keepctl("http", keep, "/echo", "-d", f"@{data}", "-i").stdout
+    head, _, body = echoed.partition("\n\n")
+    assert head.splitlines()[0] == "HTTP/1.1 200"
+    assert "content-type: application/octet-stream" in head.splitlines()
+    assert body == data.read_text()
+    deployment.keepctl("load", keep, str(example("arithmetic")))
+    refused = deployment.keepctl("http", keep, "/", check=False)
+    assert (refused.returncode, refused.stderr.split(":")[1]) == (1, " workload-not-http")
+    deployment.keepctl("rm", keep)

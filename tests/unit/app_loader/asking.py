@@ -12,7 +12,7 @@ import msgspec
 
 from app_loader.dispatch import Dispatcher
 from app_loader.keep import Keep
-from app_loader.messages import Request, Response
+from app_loader.messages import Fields, Request, Response
 from app_loader.principals import Client, Principals
 from app_loader.revocation import Revocations
 from app_loader.route import Route
@@ -35,6 +35,7 @@ class GivenBody:
         self._chunks = chunks
         self.size = size
         self.patience: float | None = 10.0
+        self.trailers: Fields = ()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self._chunks:

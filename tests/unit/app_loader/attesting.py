@@ -20,6 +20,7 @@ from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
 from app_loader.evidence import EvidenceMaker
 from app_loader.files import Files
+from app_loader.http_service import HttpService
 from app_loader.identity import Identity
 from app_loader.keep import Keep
 from app_loader.messages import Request, Response
@@ -159,6 +160,7 @@ class AttestedServing(Serving):
             workload=cast(Workload, _Loaded()),
             runs=cast(Runs, SimpleNamespace(active=0, queued=0)),
             calls=cast(Calls, None),
+            http=cast(HttpService, None),
             workload_configuration=ConfigurationStore(self.folder, self.spec),
             evidence=self.evidence,
             spki=self.identity.spki,

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app_loader import calls
-from app_loader.calls import MAX_WAITING
+from app_loader import worker_pool
+from app_loader.worker_pool import MAX_WAITING
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import CallRequest
 from keep_protocol.spec import MiB
@@ -343,7 +343,7 @@ def test_another_workload_is_called_as_soon_as_it_is_loaded(tmp_path: Path) -> N
 
 
 def test_a_process_without_calls_ends_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(worker_pool, "IDLE_SECONDS", 0.01)
 
     async def scenario(keep: Execution) -> None:
         await keep.load(ARITHMETIC)

@@ -14,7 +14,7 @@ from app_loader.errors import RouteTableError
 from app_loader.keep import Keep
 from app_loader.messages import Request, Response
 from app_loader.route import Route
-from app_loader.routes import ROUTES
+from app_loader.routes import HTTP_METHODS, ROUTES
 from keep_protocol.digests import content_digest
 from keep_protocol.states import FileArea, KeepRole
 from tests.unit.app_loader.asking import ask, problem, request
@@ -41,6 +41,7 @@ MATRIX = {
     "DELETE /v1/configuration": {_OWNER},
     "POST /v1/runs": {_OWNER, _CALLER},
     "POST /v1/call/{function}": {_OWNER, _CALLER},
+    **{f"{method} /v1/http/{{path}}": {_OWNER, _CALLER} for method in HTTP_METHODS},
     "GET /v1/runs": {_OWNER, _CALLER, _RESULT, _AUDITOR},
     "GET /v1/runs/{run}": {_OWNER, _CALLER, _RESULT, _AUDITOR},
     "GET /v1/runs/{run}/stdout": {_OWNER, _CALLER, _RESULT},

@@ -15,6 +15,7 @@ from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
 from app_loader.evidence import EvidenceMaker
 from app_loader.files import Files
+from app_loader.http_service import HttpService
 from app_loader.keep import Keep
 from app_loader.messages import Response
 from app_loader.runs import Runs
@@ -46,6 +47,7 @@ def keep_in(state: Path, *keys: str, evidence: EvidenceKind | None = None) -> Ke
         workload=workload,
         runs=runs,
         calls=calls,
+        http=cast(HttpService, None),
         workload_configuration=ConfigurationStore(state, wanted),
         state=state,
     )

@@ -15,6 +15,7 @@ from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
 from app_loader.files import Files
+from app_loader.http_service import HttpService
 from app_loader.keep import Keep
 from app_loader.key_release.errors import KeyRefusedError
 from app_loader.messages import Request, Response
@@ -50,6 +51,7 @@ def keep_with(evidence: EvidenceKind | None = None) -> Keep:
         workload=workload,
         runs=runs,
         calls=calls,
+        http=cast(HttpService, None),
         workload_configuration=ConfigurationStore(Path("/nonexistent"), wanted),
     )
 

@@ -126,9 +126,18 @@ def test_what_is_given_but_will_fail_is_remarked() -> None:
     assert "sock_shutdown" in module.remarks[0]
 
 
-def test_a_component_that_serves_http_is_refused_by_name() -> None:
-    found = recognized('(component (instance $i) (export "wasi:http/incoming-handler@0.2.3" (instance $i)))')
-    assert "wasi:http/proxy" in found.refusals[0]
+def test_http_is_given_to_components_that_answer_requests_and_to_no_others() -> None:
+    imports = '(import "wasi:http/types@0.2.3" (instance)) (import "wasi:http/outgoing-handler@0.2.3" (instance))'
+    proxy = recognized(f'(component {imports} (instance $i) (export "wasi:http/incoming-handler@0.2.3" (instance $i)))')
+    assert proxy.refusals == ()
+    assert all(each.given for each in proxy.imports)
+    command = recognized(f'(component {imports} (instance $i) (export "wasi:cli/run@0.2.3" (instance $i)))')
+    assert "wasi:http/outgoing-handler@0.2.3" in command.refusals[0]
+
+
+def test_a_component_for_another_version_of_http_is_refused_by_name() -> None:
+    found = recognized('(component (instance $i) (export "wasi:http/incoming-handler@0.3.0" (instance $i)))')
+    assert "wasi:http/incoming-handler@0.3.0" in found.refusals[0]
 
 
 def test_ten_thousand_exports_are_counted_and_not_all_listed() -> None:

@@ -1,0 +1,224 @@
+"""One request that the workload answers: its body goes to a worker, the worker's response to the client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import msgspec
+
+from app_loader.http_worker import HttpWorker
+from app_loader.messages import Body, Fields, Request, Response
+from app_loader.runner_messages import Report
+from app_loader.wasi_http.fields import permitted
+from app_loader.wasi_http.frames import (
+    Frame,
+    Headers,
+    Outcome,
+    RequestHead,
+    encode,
+    headers_decoder,
+    outcome_decoder,
+    response_decoder,
+)
+from keep_protocol.errors import PROBLEM_HEADER, ErrorCode, RefusalError
+from keep_protocol.states import ExitReason
+
+_logger = logging.getLogger(__name__)
+
+_BELOW: Final = 2
+"""Segments of the path before the workload's own: `v1` and `http`."""
+
+_OURS: Final = frozenset({b"date", PROBLEM_HEADER.encode()})
+"""Headers of a response that are the keep's to send."""
+
+_RETURN_SECONDS: Final = 0.05
+"""How long a connection's next request waits for the guest of the last one to return."""
+
+_CODES = {
+    ExitReason.TRAP: ErrorCode.HTTP_TRAPPED,
+    ExitReason.CODE: ErrorCode.HTTP_EXITED,
+    ExitReason.MEMORY: ErrorCode.HTTP_MEMORY,
+}
+
+
+def request_head(request: Request, memory: int) -> RequestHead:
+    """What the guest gets to see of a request. Raises `RefusalError`."""
+    if "upgrade" in request.headers:
+        raise RefusalError(
+            ErrorCode.BAD_REQUEST,
+            "a keep does not change the protocol of a connection",
+            field="Upgrade",
+            remedy="leave the header `Upgrade` out; workloads speak HTTP/1.1",
+        )
+    path = b"/" + b"/".join(request.segments[_BELOW:])
+    if request.raw_query:
+        path += b"?" + request.raw_query
+    fields = [(name.decode("ascii"), value) for name, value in request.fields]
+    return RequestHead(
+        method=request.method,
+        path=path.decode("ascii", "backslashreplace"),
+        authority=request.headers.get("host", ""),
+        headers=permitted(fields),
+        memory=memory,
+        has_body=request.body.size != 0,
+    )
+
+
+class Answering:
+    """A worker at one request; `release` takes it back, once, when it is done or dead."""
+
+    def __init__(self, worker: HttpWorker, body: Body, timeout: float, release: Callable[[HttpWorker], None]) -> None:
+        self._worker = worker
+        self._body = body
+        self._timeout = timeout
+        self._release = release
+        self._deadline = asyncio.get_running_loop().call_later(timeout, self._expire)
+        self._refusal: RefusalError | None = None
+        """Why the request cannot be answered, if that is not the guest's doing."""
+        self._pump: asyncio.Task[None] | None = None
+        self._response: Response
+        self._complete = False
+
+    async def begin(self, head: RequestHead) -> Response:
+        """The response as soon as the guest has given its head. Raises `RefusalError`."""
+        try:
+            self._worker.send(Frame.REQUEST, encode(head))
+            if head.has_body:
+                self._pump = asyncio.get_running_loop().create_task(self._send_body())
+            received = await self._worker.next_frame()
+            if received is None or received[0] is not Frame.HEAD:
+                raise await self._failure(received)
+            given = response_decoder.decode(received[1])
+        except BaseException as error:
+            await self._give_up()
+            if isinstance(error, msgspec.DecodeError):
+                raise RefusalError(ErrorCode.HTTP_LOST, f"the response is malformed: {error}") from None
+            raise
+        self._response = Response(given.status, self)
+        self._response.fields = _response_fields(given.headers)
+        return self._response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            received = await self._worker.next_frame()
+            match received:
+                case Frame.BODY, content:
+                    yield content
+                case Frame.END, trailers:
+                    if trailers:
+                        self._response.trailers = _response_fields(headers_decoder.decode(trailers))
+                    self._complete = True
+                    return
+                case Frame.ABORT, _:
+                    raise ConnectionAbortedError
+                case _:
+                    failure = await self._failure(received)
+                    _logger.info("a response broke off: %s", failure.code)
+                    raise ConnectionAbortedError
+
+    async def aclose(self) -> None:
+        """The client has the whole body, or there is nobody for the rest of it: then the guest is ended."""
+        if not self._complete:
+            await self._give_up()
+            return
+        await self._stop_sending()
+        # The guest may go on for as long as it has. Most return at once, and answer this client's next request too.
+        waiting = asyncio.get_running_loop().create_task(self._wait_for_end())
+        _background.add(waiting)
+        waiting.add_done_callback(_background.discard)
+        await asyncio.wait([waiting], timeout=_RETURN_SECONDS)
+
+    async def _send_body(self) -> None:
+        try:
+            async for chunk in self._body:
+                self._worker.send(Frame.BODY, chunk)
+                await self._worker.drain()
+        except RefusalError as refusal:
+            # The guest may have answered already; if not, the client is told what was wrong with its body.
+            self._refusal = refusal
+            self._worker.send(Frame.ABORT)
+            return
+        trailers = permitted((name.decode("ascii"), value) for name, value in self._body.trailers)
+        self._worker.send(Frame.END, encode(trailers) if trailers else b"")
+
+    async def _failure(self, received: tuple[Frame, bytes] | None) -> RefusalError:
+        """Why there is no response, or no more of it."""
+        while received is not None and received[0] is not Frame.DONE:
+            received = await self._worker.next_frame()
+        if received is not None:
+            outcome = outcome_decoder.decode(received[1])
+            failure = self._refusal or _refusal(outcome)
+        elif self._refusal is not None:
+            failure = self._refusal
+        else:
+            ending = await self._worker.ending()
+            failure = _of_report(ending.report) if ending.report else _lost(ending.error)
+        return failure
+
+    def _expire(self) -> None:
+        self._refusal = RefusalError(ErrorCode.HTTP_TIMEOUT, f"the workload took longer than {self._timeout:g} s")
+        self._worker.kill()
+
+    async def _stop_sending(self) -> None:
+        """Before another request of the same connection is read."""
+        if self._pump is not None and not self._pump.done():
+            self._pump.cancel()
+            await asyncio.wait([self._pump])
+            self._worker.send(Frame.ABORT)
+
+    async def _wait_for_end(self) -> None:
+        received = None
+        try:
+            while (received := await self._worker.next_frame()) is not None:
+                if received[0] is Frame.DONE:
+                    break
+        finally:
+            self._finish(kill=received is None)
+
+    async def _give_up(self) -> None:
+        self._finish(kill=True)
+        await self._stop_sending()
+
+    def _finish(self, *, kill: bool) -> None:
+        self._deadline.cancel()
+        if kill:
+            self._worker.kill()
+        self._release(self._worker)
+
+
+_background: set[asyncio.Task[None]] = set()
+"""Tasks live as long as they are referenced."""
+
+
+def _refusal(outcome: Outcome) -> RefusalError:
+    if outcome.report is not None:
+        return _of_report(outcome.report)
+    if outcome.broken is not None:
+        return _lost(outcome.broken)
+    if outcome.error_code is not None:
+        return RefusalError(
+            ErrorCode.HTTP_UNANSWERED, f"the workload gave an error in place of a response: {outcome.error_code}"
+        )
+    return RefusalError(ErrorCode.HTTP_UNANSWERED, outcome.unanswered or "the guest broke its response off")
+
+
+def _of_report(report: Report) -> RefusalError:
+    return RefusalError(
+        _CODES.get(report.reason, ErrorCode.HTTP_LOST),
+        report.message or f"the guest ended with code {report.code} instead of answering",
+        trap=report.trap,
+        backtrace=report.backtrace,
+    )
+
+
+def _lost(error: str | None) -> RefusalError:
+    return RefusalError(ErrorCode.HTTP_LOST, f"the request was lost: {error or 'its process is gone'}")
+
+
+def _response_fields(headers: Headers) -> Fields:
+    """As h11 takes them: all names are in lower case."""
+    lowered = ((name.lower().encode(), value) for name, value in permitted(headers))
+    return tuple((name, value) for name, value in lowered if name not in _OURS)

@@ -1,0 +1,61 @@
+"""What a process for HTTP does: one request after the other, each in a fresh instance, until the server hangs up.
+
+It has no folders, and its standard streams lead nowhere. A request that lasts too long is ended with its process.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from app_loader.calling import NO_ASSIGNMENT, become_server
+from app_loader.engine import Engine
+from app_loader.errors import EngineError
+from app_loader.guest import new_store, wasi_configuration
+from app_loader.program import Program
+from app_loader.wasi_http.errors import ServerGoneError
+from app_loader.wasi_http.exchange import Channel, Exchange, next_exchange
+from app_loader.wasi_http.frames import Outcome
+from app_loader.wasi_http.program import HttpProgram
+from app_loader.wasmtime_binding import library
+
+_MAX_MESSAGE = 4096
+
+
+def serve_http(engine: Engine, program: Program, connected: socket.socket) -> None:
+    """Answer the requests in `connected` until its other end is closed; the caller ends the process."""
+    become_server()
+    channel = Channel(connected)
+    if not isinstance(program, HttpProgram):
+        return
+    while (exchange := next_exchange(channel)) is not None:
+        try:
+            exchange.conclude(_answer(engine, program, exchange))
+        except ServerGoneError:
+            return
+
+
+def _answer(engine: Engine, program: HttpProgram, exchange: Exchange) -> Outcome:
+    host = program.host
+    host.begin(exchange)
+    memory = exchange.head.memory
+    store = new_store(engine, program, memory, wasi_configuration(NO_ASSIGNMENT, []))
+    try:
+        report = program.handle(library().wasmtime_store_context(store), memory)
+    except EngineError as error:
+        return Outcome(broken=str(error)[:_MAX_MESSAGE])
+    finally:
+        library().wasmtime_store_delete(store)
+        host.end()
+    if isinstance(host.failure, ServerGoneError):
+        raise host.failure
+    if host.failure is not None:
+        return Outcome(broken=f"{type(host.failure).__name__}: {host.failure}"[:_MAX_MESSAGE])
+    if report is not None:
+        return Outcome(report=report)
+    if exchange.error_code is not None:
+        return Outcome(error_code=exchange.error_code[:_MAX_MESSAGE])
+    if exchange.sink is None:
+        return Outcome(unanswered="the guest returned without a response")
+    if not exchange.sink.finished:
+        return Outcome(unanswered="the guest returned without having finished its response")
+    return Outcome()

@@ -1,0 +1,92 @@
+"""Processes that serve a workload: how many at a time, how many requests wait for one, and which are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from app_loader.worker_process import WorkerProcess
+from app_loader.workload import LoadedModule, Workload
+from keep_protocol.errors import ErrorCode, RefusalError
+
+MAX_WAITING = 64
+IDLE_SECONDS = 30.0
+"""How long a process waits for its next request."""
+
+W = TypeVar("W", bound=WorkerProcess)
+
+
+class WorkerPool(Generic[W]):
+    """At most `size` workers at a time; `make` gives one for a module, not started yet."""
+
+    def __init__(self, workload: Workload, size: int, make: Callable[[str], W], what: str) -> None:
+        self._workload = workload
+        self._size = size
+        self._make = make
+        self._what = what
+        """What the workers do, in the plural, for messages."""
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[W] = []
+        self._busy: set[W] = set()
+        self._waiting = 0
+
+    async def take(self, check: Callable[[LoadedModule], None] = lambda _: None) -> W:
+        """A worker for the workload, until it is given back. `check` may refuse the workload.
+
+        Raises `RefusalError` (`too-many-requests` and the workload's own) and `RunnerDiedError`.
+        """
+        if self._free.locked() and self._waiting >= MAX_WAITING:
+            raise RefusalError(
+                ErrorCode.TOO_MANY_REQUESTS,
+                f"{self._size} {self._what} are going and {MAX_WAITING} are waiting",
+                remedy="wait until some have ended",
+            )
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            module = await self._workload.acquire()
+            try:
+                check(module)
+                worker = await self._worker(module.name)
+            finally:
+                self._workload.release(module)
+        except BaseException:
+            self._free.release()
+            raise
+        self._busy.add(worker)
+        return worker
+
+    def give_back(self, worker: W) -> None:
+        """It has done its work, or was killed."""
+        self._busy.discard(worker)
+        self._free.release()
+        if worker.usable:
+            worker.retirement = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire, worker)
+            self._idle.append(worker)
+
+    def close(self) -> None:
+        """End all workers, whatever they are at."""
+        for worker in (*self._idle, *self._busy):
+            worker.kill()
+        self._idle.clear()
+
+    async def _worker(self, module: str) -> W:
+        """One that is idle, or a new one. Those of another workload are ended."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.usable and worker.module == module:
+                if worker.retirement is not None:
+                    worker.retirement.cancel()
+                return worker
+            worker.kill()
+        worker = self._make(module)
+        await worker.start()
+        return worker
+
+    def _retire(self, worker: W) -> None:
+        self._idle.remove(worker)
+        worker.kill()

@@ -1,0 +1,91 @@
+"""The server's handle of a process that serves one workload again and again: made, killed, and what its end means."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import socket
+from dataclasses import dataclass
+
+from app_loader.errors import RunnerDiedError
+from app_loader.oom import OomKills
+from app_loader.runner import Runner
+from app_loader.runner_messages import Ended, Report, Serve, Work
+from keep_protocol.states import ExitReason
+
+_counter = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a process went in the middle of its work: the guest's `report`, or an `error` that is not the guest's."""
+
+    report: Report | None = None
+    error: str | None = None
+
+
+class WorkerProcess:
+    """A child of the runner with one workload mapped; subclasses talk to it."""
+
+    def __init__(self, runner: Runner, module: str, oom_kills: OomKills, work: Work) -> None:
+        self.module = module
+        self._runner = runner
+        self._oom_kills = oom_kills
+        self._work = work
+        self._name = f"{work.value}-{next(_counter)}"
+        self._gone: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._killed = False
+        self.retirement: asyncio.TimerHandle | None = None
+        """Ends it when it has had nothing to do for a while."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it lives, as far as is known, and was not killed."""
+        return not self._killed and not self._gone.done()
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process, while that lives."""
+        return self._runner.pids.get(self._name)
+
+    async def start(self) -> None:
+        """Make the process. Raises `RunnerDiedError`."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._runner.spawn(Serve(self._name, self.module, self._work), (theirs.detach(),), self._gone.set_result)
+        except RunnerDiedError:
+            ours.close()
+            raise
+        ours.setblocking(False)
+        await self._talk_over(ours)
+
+    def kill(self) -> None:
+        """End the process."""
+        if self.retirement is not None:
+            self.retirement.cancel()
+        self._hang_up()
+        if self.usable:
+            self._killed = True
+            self._runner.kill(self._name)
+
+    async def ending(self) -> Ending:
+        """What the end of the process means, when it has come, for what it was at."""
+        event = await asyncio.shield(self._gone)
+        if self._killed:
+            return Ending(error="its process was ended")
+        if event.signal is None:
+            return Ending(error=event.error or f"its process ended with {event.code}")
+        name = signal.Signals(event.signal).name
+        if event.signal == signal.SIGKILL and self._oom_kills.claim():
+            message = "the kernel ended the guest, because the keep was out of memory"
+            return Ending(Report(ExitReason.MEMORY, message=message))
+        return Ending(Report(ExitReason.TRAP, message=f"the guest's process was ended by {name}"))
+
+    async def _talk_over(self, connected: socket.socket) -> None:
+        """Begin to use the socket to the process, which is ours to close."""
+        raise NotImplementedError
+
+    def _hang_up(self) -> None:
+        """Close the socket, if it is still open, and let whoever waits for an answer know."""
+        raise NotImplementedError

@@ -1,0 +1,224 @@
+"""HTTP requests that a workload answers, through a keep's own process, TLS and routes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.app_loader.execution_harness import ECHO
+from tests.unit.app_loader.http_keep import WEB, HttpKeep, http_keep
+from tests.unit.app_loader.serving import Wire
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def keep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpKeep]:
+    with http_keep(tmp_path_factory.mktemp("http") / "keep") as running:
+        yield running
+
+
+def response_head(wire: Wire) -> tuple[int, list[tuple[str, str]]]:
+    """Status and headers, in order and with those that are there twice."""
+    lines = iter(wire._reader.readline, b"\r\n")
+    status = int(next(lines).split()[1])
+    headers = [line.decode().strip().partition(": ") for line in lines]
+    return status, [(name, value) for name, _, value in headers]
+
+
+def test_the_example_greets_and_echoes(tmp_path: Path) -> None:
+    with http_keep(tmp_path / "keep", WEB) as keep:
+        assert keep.ask("/").body == b"Hello from a keep!\n"
+        assert keep.ask("/anything", "POST", b"as it came").body == b"as it came"
+
+
+def test_a_guest_gets_method_path_query_and_authority(keep: HttpKeep) -> None:
+    lines = keep.ask("/describe?a=%20b&c").body.decode().splitlines()
+    assert lines == ["0", "/describe?a=%20b&c", "keep"]
+
+
+@pytest.mark.parametrize(
+    ("method", "number"), [("GET", 0), ("POST", 2), ("PUT", 3), ("DELETE", 4), ("OPTIONS", 6), ("PATCH", 8)]
+)
+def test_all_methods_reach_the_guest(keep: HttpKeep, method: str, number: int) -> None:
+    assert keep.ask("/describe", method).body.startswith(f"{number}\n".encode())
+
+
+def test_a_path_is_not_normalized_on_its_way(keep: HttpKeep) -> None:
+    assert keep.ask("/describe?../%2e%2e//x").body.decode().splitlines()[1] == "/describe?../%2e%2e//x"
+    assert keep.ask("//../a%2Fb").status == 404  # the guest's own
+
+
+def test_headers_of_one_connection_do_not_reach_the_guest(keep: HttpKeep) -> None:
+    answer = keep.ask(
+        "/describe", connection="x-mine, keep-alive", x_mine="1", keep_alive="1", te="trailers", x_fine="a  b"
+    )
+    assert answer.body.decode().splitlines()[3:] == ["x-fine: a  b"]
+
+
+def test_a_guest_cannot_set_headers_of_the_connection(keep: HttpKeep) -> None:
+    # 1: set, 2: invalid syntax, 3: forbidden; the last value has a line break in it.
+    assert keep.ask("/refused-headers").body == b"333212"
+
+
+def test_headers_that_repeat_stay_apart_and_the_keeps_own_cannot_be_forged(keep: HttpKeep) -> None:
+    wire = keep.connect()
+    wire.send(b"GET /v1/http/cookies HTTP/1.1\r\nhost: keep\r\n\r\n")
+    status, headers = response_head(wire)
+    assert status == 200
+    assert [value for name, value in headers if name == "set-cookie"] == ["a=1", "b=2"]
+    assert "wasmkeep-problem" not in dict(headers)
+    assert [name for name, _ in headers].count("date") == 1
+
+
+def test_a_response_without_content_has_no_body(keep: HttpKeep) -> None:
+    wire = keep.connect()
+    answer = wire.ask("GET", "/v1/http/no-content")
+    assert (answer.status, answer.body) == (204, b"")
+    assert wire.ask("GET", "/v1/http/hello").body == b"Hello, world!\n"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/teapot", 418), ("/unknown-status", 799), ("/nowhere", 404)])
+def test_a_status_is_the_guests(keep: HttpKeep, path: str, status: int) -> None:
+    assert keep.ask(path).status == status
+
+
+def test_head_has_the_headers_and_no_body(keep: HttpKeep) -> None:
+    wire = keep.connect()
+    assert wire.ask("HEAD", "/v1/http/hello").headers["content-type"] == "text/plain"
+    assert wire.ask("GET", "/v1/http/hello").body == b"Hello, world!\n"
+
+
+def test_every_request_has_an_instance_of_its_own_on_a_connection_that_is_kept(keep: HttpKeep) -> None:
+    wire = keep.connect()
+    before = keep.processes()
+    assert [wire.ask("GET", "/v1/http/count").body for _ in range(50)] == [b"1"] * 50
+    # One process for all of them.
+    assert len(keep.processes() - before) <= 1
+
+
+def test_a_body_is_echoed_before_it_has_come_to_its_end(keep: HttpKeep) -> None:
+    wire = keep.connect()
+    wire.send(b"POST /v1/http/echo HTTP/1.1\r\nhost: keep\r\ntransfer-encoding: chunked\r\n\r\n")
+    wire.send(b"5\r\nfirst\r\n")
+    assert wire.head() == 200
+    assert wire.chunk() == b"first"
+    wire.send(b"6\r\nsecond\r\n0\r\n\r\n")
+    assert wire.chunk() == b"second"
+    assert wire.chunk() == b""
+
+
+def test_trailers_go_both_ways(keep: HttpKeep) -> None:
+    wire = keep.connect()
+    wire.send(b"POST /v1/http/trailers HTTP/1.1\r\nhost: keep\r\ntransfer-encoding: chunked\r\n\r\n")
+    wire.send(b"4\r\nbody\r\n0\r\nx-sum: 42\r\n\r\n")
+    assert wire.head() == 200
+    assert wire.chunk() == b"body"
+    assert wire._reader.readline() == b"0\r\n"
+    assert sorted(iter(wire._reader.readline, b"\r\n")) == [b"x-last: yes\r\n", b"x-sum: 42\r\n"]
+
+
+def test_bodies_of_any_size_take_constant_memory(keep: HttpKeep) -> None:
+    keep.ask("/echo", "POST", b"warm")
+    before = peak(keep)
+    block = bytes(range(256)) * 1024
+    count = 48 * MIB // len(block)
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        head = b"POST /v1/http/echo HTTP/1.1\r\nhost: keep\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % (count * len(block)))
+        for _ in range(count):
+            writer.write(block)
+            await writer.drain()
+
+    async def receive(reader: asyncio.StreamReader) -> str:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        digest = hashlib.sha256()
+        while size := int(await reader.readline(), 16):
+            digest.update(await reader.readexactly(size))
+            await reader.readline()
+        return digest.hexdigest()
+
+    async def exchange() -> str:
+        reader, writer = await asyncio.open_connection(
+            *keep.address, ssl=keep.context(keep.caller), server_hostname=keep.name
+        )
+        _, digest = await asyncio.gather(send(writer), receive(reader))
+        writer.close()
+        return digest
+
+    assert asyncio.run(exchange()) == hashlib.sha256(block * count).hexdigest()
+    assert peak(keep) - before < 8 * MIB
+
+
+def peak(keep: HttpKeep) -> int:
+    """Bytes of memory that the keep's server has used at the most."""
+    for line in Path(f"/proc/{keep.process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM")
+
+
+def test_a_guest_that_floods_is_held_back_by_a_client_that_does_not_read(keep: HttpKeep) -> None:
+    wire = keep.connect()
+    wire.ask("GET", "/v1/http/hello")
+    before = peak(keep)
+    wire.send(b"GET /v1/http/flood HTTP/1.1\r\nhost: keep\r\n\r\n")
+    assert wire.head() == 200
+    assert wire.chunk()
+    # Others are served meanwhile.
+    assert [keep.ask("/hello").status for _ in range(20)] == [200] * 20
+    assert peak(keep) - before < 8 * MIB
+    wire.close()
+
+
+def test_a_guest_can_wait_without_being_asked_again(keep: HttpKeep) -> None:
+    assert keep.ask("/nap").body == b"rested"
+
+
+def test_only_owners_and_callers_reach_the_workload(keep: HttpKeep) -> None:
+    assert keep.connect(keep.owner).ask("GET", "/v1/http/hello").status == 200
+    refused = keep.connect(keep.auditor).ask("GET", "/v1/http/hello")
+    assert (refused.status, refused.problem.code) == (403, "forbidden")
+
+
+def test_other_methods_are_not_allowed(keep: HttpKeep) -> None:
+    refused = keep.ask("/hello", "TRACE")
+    assert refused.status == 405
+    assert refused.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+
+def test_a_workload_that_answers_no_requests_is_named(tmp_path: Path) -> None:
+    echo = tmp_path / "echo.wasm"
+    echo.write_bytes(ECHO)
+    with http_keep(tmp_path / "keep", echo) as keep:
+        refused = keep.ask("/")
+        assert (refused.status, refused.problem.code) == (409, "workload-not-http")
+        assert refused.headers["wasmkeep-problem"] == "workload-not-http"
+        assert "a command" in refused.problem.detail
+
+
+def test_a_new_workload_answers_as_soon_as_it_is_loaded(keep: HttpKeep, tmp_path: Path) -> None:
+    with http_keep(tmp_path / "keep") as other:
+        wire = other.connect(other.owner)
+        assert wire.ask("GET", "/v1/http/").status == 404
+        wire.ask("PUT", "/v1/workload", WEB.read_bytes(), content_type="application/wasm")
+        assert wire.ask("GET", "/v1/http/").body == b"Hello from a keep!\n"
+
+
+def test_a_process_whose_client_goes_away_is_ended(keep: HttpKeep) -> None:
+    before = keep.processes()
+    wire = keep.connect()
+    wire.send(b"GET /v1/http/spin-late HTTP/1.1\r\nhost: keep\r\n\r\n")
+    assert wire.head() == 200
+    wire.close()
+    for _ in range(2000):
+        if keep.processes() <= before:
+            break
+        select.select([], [], [], 0.01)
+    assert keep.processes() <= before
