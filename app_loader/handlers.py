@@ -175,7 +175,7 @@ async def call(keep: Keep, request: Request) -> Response:
 
 async def http(keep: Keep, request: Request) -> Response:
     """Let the workload answer."""
-    return await keep.http.answer(request)
+    return await keep.http.answer(request, keep.network, keep.workload_configuration.current)
 
 
 async def list_runs(keep: Keep, request: Request) -> Response:

@@ -44,7 +44,7 @@ _CODES = {
 }
 
 
-def request_head(request: Request, memory: int) -> RequestHead:
+def request_head(request: Request, memory: int, environment: tuple[tuple[str, str], ...] = ()) -> RequestHead:
     """What the guest gets to see of a request. Raises `RefusalError`."""
     if "upgrade" in request.headers:
         raise RefusalError(
@@ -64,6 +64,7 @@ def request_head(request: Request, memory: int) -> RequestHead:
         headers=permitted(fields),
         memory=memory,
         has_body=request.body.size != 0,
+        environment=environment,
     )
 
 

@@ -2,61 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from app_loader.errors import RunnerDiedError
 from app_loader.messages import Request, Response
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
+from app_loader.trusted_roots import TrustedRoots
 from app_loader.workload import LoadedModule, Workload
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import Limits
 from keep_protocol.states import WorkloadKind
+from keep_protocol.workload_configuration import WorkloadConfiguration
 
 if TYPE_CHECKING:
     # Imported with the first request: most keeps serve no HTTP for their workload.
     from app_loader.http_worker import HttpWorker
+    from app_loader.network import Network
     from app_loader.worker_pool import WorkerPool
+
+
+_OUTGOING = "wasi:http/outgoing-handler@"
 
 
 class HttpService:
     """At most as many requests at a time as the spec allows runs."""
 
-    def __init__(self, runner: Runner, workload: Workload, limits: Limits, oom_kills: OomKills | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        workload: Workload,
+        limits: Limits,
+        oom_kills: OomKills | None = None,
+        roots: TrustedRoots | None = None,
+    ) -> None:
         self._runner = runner
         self._workload = workload
         self._limits = limits
         self._oom_kills = oom_kills or OomKills()
+        self._roots = roots or TrustedRoots()
         self._workers: WorkerPool[HttpWorker] | None = None
 
-    async def answer(self, request: Request) -> Response:
-        """The workload's response, which streams. Raises `RefusalError` when there is none."""
+    async def answer(
+        self,
+        request: Request,
+        network: Callable[[], Network] | None = None,
+        configuration: WorkloadConfiguration | None = None,
+    ) -> Response:
+        """The workload's response, which streams. `network` is for the workload's own requests.
+
+        Raises `RefusalError` when there is none.
+        """
         from app_loader.http_answer import Answering, request_head
 
-        head = request_head(request, self._limits.memory)
-        workers = self._pool()
+        memory, run_time = self._limits.memory, self._limits.run_time
+        environment: tuple[tuple[str, str], ...] = ()
+        if configuration is not None:
+            _check_enabled(configuration)
+            memory = configuration.limits.memory or memory
+            run_time = configuration.limits.run_time or run_time
+            environment = tuple(configuration.env.items())
+        head = request_head(request, memory, environment)
+        workers = self._pool(network)
         try:
             worker = await workers.take(_check)
         except RunnerDiedError as error:
             raise RefusalError(ErrorCode.HTTP_LOST, str(error)) from None
-        answering = Answering(worker, request.body, self._limits.run_time, workers.give_back)
+        answering = Answering(worker, request.body, run_time, workers.give_back)
         return await answering.begin(head)
 
     def close(self) -> None:
         """End all processes; responses that are under way break off."""
         if self._workers is not None:
             self._workers.close()
+        self._roots.close()
 
-    def _pool(self) -> WorkerPool[HttpWorker]:
+    def _pool(self, network: Callable[[], Network] | None) -> WorkerPool[HttpWorker]:
         if self._workers is None:
             from app_loader.http_worker import HttpWorker
             from app_loader.worker_pool import WorkerPool
 
             def make(module: str) -> HttpWorker:
-                return HttpWorker(self._runner, module, self._oom_kills)
+                goes_out = any(each.name.startswith(_OUTGOING) for each in self._workload.info.imports)
+                way = network() if network is not None and goes_out else None
+                return HttpWorker(self._runner, module, self._oom_kills, way, self._roots)
 
             self._workers = WorkerPool(self._workload, self._limits.runs, make, "requests")
         return self._workers
+
+
+def _check_enabled(configuration: WorkloadConfiguration) -> None:
+    if configuration.http is not None and not configuration.http.enabled:
+        raise RefusalError(
+            ErrorCode.WORKLOAD_NOT_HTTP,
+            "the workload's configuration says that it answers no HTTP requests",
+            remedy="set `http.enabled` in the configuration",
+        )
 
 
 def _check(module: LoadedModule) -> None:

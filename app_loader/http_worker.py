@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from typing import TYPE_CHECKING
 
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
 from app_loader.runner_messages import Work
+from app_loader.trusted_roots import TrustedRoots
 from app_loader.wasi_http.frames import HEADER, MAX_FRAME, Frame, frame
 from app_loader.worker_process import WorkerProcess
+
+if TYPE_CHECKING:
+    from app_loader.network import Network
 
 _MAX_UNREAD = 256 * 1024
 """Bytes of frames that wait for the client before the guest is held back."""
@@ -21,8 +26,14 @@ _MAX_UNSENT = 64 * 1024
 class HttpWorker(WorkerProcess, asyncio.Protocol):
     """A process that has one workload mapped and answers one request at a time."""
 
-    def __init__(self, runner: Runner, module: str, oom_kills: OomKills) -> None:
+    def __init__(
+        self, runner: Runner, module: str, oom_kills: OomKills, network: Network | None, roots: TrustedRoots
+    ) -> None:
+        """`network` is where the guest's own requests go, if it makes any."""
         super().__init__(runner, module, oom_kills, Work.HTTP)
+        self._network = network
+        self._roots = roots
+        self._serving_network: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._frames: deque[tuple[Frame, bytes]] = deque()
@@ -66,6 +77,17 @@ class HttpWorker(WorkerProcess, asyncio.Protocol):
         """Wait until it has taken most of what was said."""
         if self._writable is not None:
             await self._writable
+
+    def _further_descriptors(self) -> tuple[int, ...]:
+        if self._network is None:
+            return ()
+        from app_loader.network_channel import network_channel, serve_network
+
+        ours, theirs = network_channel()
+        self._serving_network = asyncio.get_running_loop().create_task(serve_network(ours, self._network))
+        # It ends with the process, whose end of the channel is the only one.
+        self._serving_network.add_done_callback(lambda _: ours.close())
+        return theirs.detach(), self._roots.descriptor()
 
     async def _talk_over(self, connected: socket.socket) -> None:
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=connected)

@@ -29,26 +29,19 @@ from keep_protocol.secret_api import MAX_TTL, SecretInfo, SecretList
 from keep_protocol.states import FileArea, KeepRole
 from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration
 
-def _http() -> tuple[Route, ...]:
+
+def _http(method: str) -> Route:
     """The workload's own HTTP."""
-    return tuple(
-        Route(
-            method,
-            "/v1/http/{path}",
-            CALLERS,
-            handlers.http,
-            "Let a fresh instance of the workload answer this request",
-            answers={HTTPStatus.OK: (BYTES_MEDIA_TYPE,)},
-            body=BYTES_MEDIA_TYPE if method in _METHODS_WITH_BODY else None,
-            frequent=True,
-            foreign=True,
-        )
-        for method in HTTP_METHODS
+    body = BYTES_MEDIA_TYPE if method in {"POST", "PUT", "PATCH"} else None
+    summary = "Let a fresh instance of the workload answer this request"
+    answers = {HTTPStatus.OK: (BYTES_MEDIA_TYPE,)}
+    path = "/v1/http/{path}"
+    return Route(
+        method, path, CALLERS, handlers.http, summary, answers=answers, body=body, frequent=True, foreign=True
     )
 
 
 HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_METHODS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 EVERYBODY: Final = frozenset(KeepRole)
 OWNER: Final = frozenset({KeepRole.OWNER})
@@ -201,7 +194,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         answers={_OK: (CallResult,)},
         frequent=True,
     ),
-    *_http(),
+    *(_http(method) for method in HTTP_METHODS),
     Route("GET", "/v1/runs", RUN_READERS, handlers.list_runs, "All runs, oldest first", answers={_OK: (RunList,)}),
     Route(
         "GET",

@@ -127,7 +127,11 @@ class Work(StrEnum):
 
 
 class Serve(msgspec.Struct, frozen=True, tag="serve"):
-    """Answer calls or HTTP requests with `module` in a child. Descriptor: a stream socket to the server."""
+    """Answer calls or HTTP requests with `module` in a child.
+
+    Descriptors: a stream socket to the server; for HTTP that may go outside, also a channel to the server's network and
+    a file with the certificates (PEM) that other servers are checked against.
+    """
 
     process: str
     module: str

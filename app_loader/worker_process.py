@@ -52,8 +52,9 @@ class WorkerProcess:
     async def start(self) -> None:
         """Make the process. Raises `RunnerDiedError`."""
         ours, theirs = socket.socketpair()
+        descriptors = (theirs.detach(), *self._further_descriptors())
         try:
-            self._runner.spawn(Serve(self._name, self.module, self._work), (theirs.detach(),), self._gone.set_result)
+            self._runner.spawn(Serve(self._name, self.module, self._work), descriptors, self._gone.set_result)
         except RunnerDiedError:
             ours.close()
             raise
@@ -81,6 +82,10 @@ class WorkerProcess:
             message = "the kernel ended the guest, because the keep was out of memory"
             return Ending(Report(ExitReason.MEMORY, message=message))
         return Ending(Report(ExitReason.TRAP, message=f"the guest's process was ended by {name}"))
+
+    def _further_descriptors(self) -> tuple[int, ...]:
+        """What the process gets besides its socket; the caller closes them."""
+        return ()
 
     async def _talk_over(self, connected: socket.socket) -> None:
         """Begin to use the socket to the process, which is ours to close."""

@@ -45,6 +45,7 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
     headers: Headers
     memory: int
     has_body: bool
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 class ResponseHead(msgspec.Struct, frozen=True, array_like=True):

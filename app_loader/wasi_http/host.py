@@ -19,6 +19,9 @@ class Outgoing(Protocol):
     def send(self, request: OutgoingRequest, options: RequestOptions) -> FutureIncomingResponse:
         """Begin a request. Raises `ErrorResult` with an `error-code`."""
 
+    def close(self) -> None:
+        """The guest's instance is gone."""
+
 
 class Host:
     """What host functions work on."""
@@ -40,6 +43,8 @@ class Host:
     def end(self) -> None:
         """The guest's instance is gone."""
         self.resources.clear()
+        if self.outgoing is not None:
+            self.outgoing.close()
         self.exchange = None
 
     def wait(self, pollables: Sequence[Pollable]) -> list[int]:

@@ -7,26 +7,36 @@ from __future__ import annotations
 
 import socket
 
+import msgspec
+
 from app_loader.calling import NO_ASSIGNMENT, become_server
 from app_loader.engine import Engine
 from app_loader.errors import EngineError
 from app_loader.guest import new_store, wasi_configuration
+from app_loader.network_channel import NetworkClient
 from app_loader.program import Program
+from app_loader.runner_messages import Assignment
 from app_loader.wasi_http.errors import ServerGoneError
 from app_loader.wasi_http.exchange import Channel, Exchange, next_exchange
 from app_loader.wasi_http.frames import Outcome
+from app_loader.wasi_http.outgoing import OutgoingRequests
 from app_loader.wasi_http.program import HttpProgram
 from app_loader.wasmtime_binding import library
 
 _MAX_MESSAGE = 4096
 
 
-def serve_http(engine: Engine, program: Program, connected: socket.socket) -> None:
-    """Answer the requests in `connected` until its other end is closed; the caller ends the process."""
+def serve_http(engine: Engine, program: Program, connected: socket.socket, outside: list[int]) -> None:
+    """Answer the requests in `connected` until its other end is closed; the caller ends the process.
+
+    `outside` are the descriptors of `Serve` besides that one, if the guest may make requests.
+    """
     become_server()
     channel = Channel(connected)
     if not isinstance(program, HttpProgram):
         return
+    if outside:
+        program.host.outgoing = _outgoing(*outside)
     while (exchange := next_exchange(channel)) is not None:
         try:
             exchange.conclude(_answer(engine, program, exchange))
@@ -34,11 +44,24 @@ def serve_http(engine: Engine, program: Program, connected: socket.socket) -> No
             return
 
 
+def _outgoing(network: int, roots: int) -> OutgoingRequests:
+    def read_roots() -> str:
+        with open(roots, "rb", closefd=False) as file:
+            file.seek(0)
+            return file.read().decode("ascii", "replace")
+
+    return OutgoingRequests(NetworkClient(socket.socket(fileno=network)), read_roots)
+
+
+def _assignment(exchange: Exchange) -> Assignment:
+    return msgspec.structs.replace(NO_ASSIGNMENT, environment=exchange.head.environment)
+
+
 def _answer(engine: Engine, program: HttpProgram, exchange: Exchange) -> Outcome:
     host = program.host
     host.begin(exchange)
     memory = exchange.head.memory
-    store = new_store(engine, program, memory, wasi_configuration(NO_ASSIGNMENT, []))
+    store = new_store(engine, program, memory, wasi_configuration(_assignment(exchange), []))
     try:
         report = program.handle(library().wasmtime_store_context(store), memory)
     except EngineError as error:

@@ -68,6 +68,8 @@ IMPORT("wasi:io/poll@0.2.0", "[method]pollable.block") void pollable_block(int);
 IMPORT("wasi:io/poll@0.2.0", "[resource-drop]pollable") void pollable_drop(int);
 IMPORT("wasi:clocks/monotonic-clock@0.2.0", "subscribe-duration") int subscribe_duration(int64_t);
 
+IMPORT("wasi:cli/environment@0.2.0", "get-environment") void environment_get(answer_t *);
+
 #define HANDLER __attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle")))
 
 /* What the host lowers into this memory: a heap that is emptied by `heap_reset`, as an instance is short-lived. */

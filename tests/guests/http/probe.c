@@ -91,7 +91,21 @@ static void describe(int request) {
   finish(to);
 }
 
-/* How many bytes were passed on; the body's handle is left in `body`. */
+static void environment(void) {
+  reply to = begin(200, headers());
+  environment_get(&answer);
+  const uint32_t(*entries)[4] = (const void *)answer.words[0];
+  size_t count = answer.words[1];
+  for (size_t i = 0; i < count; i++) {
+    put(to, (const void *)entries[i][0], entries[i][1]);
+    say(to, "=");
+    put(to, (const void *)entries[i][2], entries[i][3]);
+    say(to, "\n");
+  }
+  finish(to);
+}
+
+/* Passes all of a stream on, until its end or until nobody takes any more. */
 static void copy(int source, reply to) {
   for (;;) {
     heap_reset();
@@ -285,6 +299,7 @@ HANDLER void handle(int request, int outparam) {
 #define AT(name) if (same(path, name, size))
   AT("/hello") return reply_with("Hello, world!\n");
   AT("/describe") return describe(request);
+  AT("/environment") return environment();
   AT("/echo") return echo(request);
   AT("/swallow") return swallow(request);
   AT("/trailers") return trailers(request);

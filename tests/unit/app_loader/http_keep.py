@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 
 from keep_protocol.handover import Configuration
-from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, canonical
-from keep_protocol.states import Backend, KeepRole
-from tests.unit.app_loader.execution_harness import GUESTS, REPOSITORY
+from keep_protocol.spec import canonical
+from keep_protocol.states import KeepRole
+from tests.unit.app_loader.execution_harness import GUESTS, REPOSITORY, spec
 from tests.unit.app_loader.keep_process import CERTIFICATE, CONFIGURATION, HOST, STATE
 from tests.unit.app_loader.pki import Credential, self_signed
 from tests.unit.app_loader.serving import PATIENCE, Answer, Wire
@@ -35,25 +35,22 @@ class HttpKeep:
     def __init__(self, folder: Path, workload: Path, **limits: int) -> None:
         self.folder = folder
         self.owner, self.caller, self.auditor = self_signed(), self_signed(), self_signed()
-        spec = KeepSpec(
-            version=1,
-            nonce="0" * 32,
-            backend=Backend.PROCESS,
-            evidence=None,
+        default = spec()
+        wanted = msgspec.structs.replace(
+            default,
+            limits=msgspec.structs.replace(default.limits, **limits),
             principals=(
                 self.owner.pinned(KeepRole.OWNER),
                 self.caller.pinned(KeepRole.CALLER),
                 self.auditor.pinned(KeepRole.AUDITOR),
             ),
-            limits=msgspec.structs.replace(DEFAULT_LIMITS, **limits),
-            restart_runs=False,
         )
         for name in (HOST, STATE):
             (folder / name).mkdir()
         configuration = Configuration(
             id="0123456789abcdef",
             deployment="01234567",
-            spec=canonical(spec).decode(),
+            spec=canonical(wanted).decode(),
             domain="example.org",
             names=("localhost",),
         )

@@ -12,6 +12,7 @@ import pytest
 from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
 from app_loader.files import Files
+from app_loader.http_service import HttpService
 from app_loader.keep import Keep
 from app_loader.runs import Runs
 from app_loader.workload import Workload
@@ -62,6 +63,7 @@ def keep_in(state: Path, *, restart_runs: bool = False) -> Keep:
         workload=cast(Workload, None),
         runs=cast(Runs, None),
         calls=cast(Calls, None),
+        http=cast(HttpService, None),
         workload_configuration=ConfigurationStore(state, wanted),
     )
 

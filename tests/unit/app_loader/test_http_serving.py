@@ -211,6 +211,21 @@ def test_a_new_workload_answers_as_soon_as_it_is_loaded(keep: HttpKeep, tmp_path
         assert wire.ask("GET", "/v1/http/").body == b"Hello from a keep!\n"
 
 
+def test_the_configuration_gives_environment_and_limits_and_may_end_it(tmp_path: Path) -> None:
+    with http_keep(tmp_path / "keep") as keep:
+        owner = keep.connect(keep.owner)
+
+        def configure(document: bytes) -> None:
+            assert owner.ask("PUT", "/v1/configuration", document, content_type="application/json").status == 200
+
+        assert keep.ask("/environment").body == b""
+        configure(b'{"env": {"COLOUR": "blue"}, "limits": {"run_time": 1}}')
+        assert keep.ask("/environment").body == b"COLOUR=blue\n"
+        assert keep.ask("/sleep").problem.detail == "the workload took longer than 1 s"
+        configure(b'{"http": {"enabled": false}}')
+        assert keep.ask("/environment").problem.code == "workload-not-http"
+
+
 def test_a_process_whose_client_goes_away_is_ended(keep: HttpKeep) -> None:
     before = keep.processes()
     wire = keep.connect()
