@@ -186,7 +186,11 @@ def test_a_module_without_a_command_is_not_run(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ('(component (import "log" (func)) (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))', "log"),
-        ('(component (instance $i) (export "wasi:http/incoming-handler@0.2.0" (instance $i)))', "wasi:http/proxy"),
+        (
+            """(component (import "wasi:http/types@0.2.0" (instance)) (instance $i)
+              (export "wasi:cli/run@0.2.0" (instance $i)))""",
+            "wasi:http/types",
+        ),
         ('(component (instance $i) (export "wasi:cli/run@0.3.0" (instance $i)))', "0.3.0"),
         ("(component)", "exports nothing"),
     ],
