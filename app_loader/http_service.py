@@ -93,12 +93,21 @@ class HttpService:
 
 
 def _check_enabled(configuration: WorkloadConfiguration) -> None:
-    if configuration.http is not None and not configuration.http.enabled:
-        raise RefusalError(
-            ErrorCode.WORKLOAD_NOT_HTTP,
-            "the workload's configuration says that it answers no HTTP requests",
-            remedy="set `http.enabled` in the configuration",
-        )
+    http = configuration.http
+    if http is None:
+        return
+    if not http.enabled:
+        detail = "the workload's configuration says that it answers no HTTP requests"
+        raise RefusalError(ErrorCode.WORKLOAD_NOT_HTTP, detail, remedy="set `http.enabled` in the configuration")
+    # Answering in another way than was asked for would be worse than not answering.
+    for name, wanted in (("wagi", http.wagi), ("port", http.port is not None), ("public", http.public)):
+        if wanted:
+            detail = f"the workload's configuration asks for `http.{name}`, which this keep cannot do"
+            raise RefusalError(
+                ErrorCode.WORKLOAD_NOT_HTTP,
+                detail,
+                remedy="take it out; /v1/http/ serves components of wasi:http/proxy",
+            )
 
 
 def _check(module: LoadedModule) -> None:
