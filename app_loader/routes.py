@@ -36,9 +36,7 @@ def _http(method: str) -> Route:
     summary = "Let a fresh instance of the workload answer this request"
     answers = {HTTPStatus.OK: (BYTES_MEDIA_TYPE,)}
     path = "/v1/http/{path}"
-    return Route(
-        method, path, CALLERS, handlers.http, summary, answers=answers, body=body, frequent=True, foreign=True
-    )
+    return Route(method, path, CALLERS, handlers.http, summary, answers=answers, body=body, frequent=True, foreign=True)
 
 
 HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -12,6 +12,7 @@ from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
 from app_loader.events import MAX_EVENTS
 from app_loader.files import Files
+from app_loader.http_service import HttpService
 from app_loader.keep import Keep
 from app_loader.messages import Response
 from app_loader.runs import Runs
@@ -43,6 +44,7 @@ def keep_with(policy: NetworkPolicy) -> Keep:
         workload_configuration=ConfigurationStore(Path("/nonexistent"), wanted),
         runs=runs,
         calls=calls,
+        http=cast(HttpService, None),
     )
 
 
