@@ -73,7 +73,7 @@ def run(
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     spec = decode_spec(configuration.spec.encode())
-    own = (configuration.client_ca, configuration.server_ca) if spec.backend.is_tee else ()
+    own = (configuration.client_ca, configuration.server_ca) if spec.backend.is_measured else ()
     distrusted = [binascii.a2b_base64(ca) for ca in own]
     principals = Principals(spec.principals, Revocations(host / CRL_FILE), distrusted=distrusted)
     with asyncio.Runner() as event_loop:

@@ -29,7 +29,7 @@ from keep_client.manager import ManagerClient
 from keep_client.pins import KeepPin
 from keep_client.secret_calls import SealedData, UnsealedData
 from keep_client.sources import Source
-from keep_client.specs import named_principal, new_spec, principal_of
+from keep_client.specs import named_principal, new_spec, pinned_principal, principal_of
 from keep_client.watch import WatchReport, WatchState, watch_keep
 from keep_client.workload_http import AsyncWorkloadResponse, WorkloadResponse
 
@@ -68,6 +68,7 @@ __all__ = [
     "follow_run_async",
     "named_principal",
     "new_spec",
+    "pinned_principal",
     "principal_of",
     "watch_keep",
 ]

@@ -31,8 +31,8 @@ from keep_protocol.manager_api import (
 )
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
 
-CHANGE_TIMEOUT = 120.0
-"""Seconds that a manager may take to start, stop or wipe a keep."""
+CHANGE_TIMEOUT = 300.0
+"""Seconds that a manager may take to start, stop or wipe a keep; machines without KVM start slowly."""
 
 EVENT_TIMEOUT = 60.0
 """Seconds of silence on an event stream; a manager pings more often."""

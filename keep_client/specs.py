@@ -90,6 +90,11 @@ def principal_of(
     return named_principal(spiffe_id_of(parsed), roles, client_ca=client_ca, crl=crl)
 
 
+def pinned_principal(certificate: str, roles: Iterable[KeepRole]) -> Principal:
+    """The holder of exactly this certificate (PEM), whoever issued it. Raises `InvalidArgumentError`."""
+    return Principal(roles=tuple(roles), certificate=_der(load_certificate(certificate)))
+
+
 def named_principal(
     spiffe_id: str, roles: Iterable[KeepRole], *, client_ca: str, crl: CrlPolicy = CrlPolicy.REQUIRED
 ) -> Principal:
@@ -124,7 +129,7 @@ def check_authorities(spec: KeepSpec, own: str, manager_ca: str) -> None:
     `own` is the certificate (PEM) by which its manager knows us: the CA that issued it is the host's. So are those in
     `manager_ca` (PEM), which certify the manager. Raises `InvalidArgumentError`.
     """
-    if not spec.backend.is_tee:
+    if not spec.backend.is_measured:
         return
     certificate = load_certificate(own)
     servers = {_spki(authority) for authority in _load_certificates(manager_ca)}

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from keep_manager.entry import KeepEntry
 from keep_manager.roles import Quota
 from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.machine import MIN_GUEST_MEMORY
 from keep_protocol.names import NAME_RULE, is_keep_name
 from keep_protocol.spec import MAX_SPEC_SIZE, KeepSpec, Limits
 
@@ -80,7 +81,7 @@ def check_authorities(spec: KeepSpec, own: Iterable[bytes]) -> None:
 
     `own` are the CAs (DER) whose keys are on the host; another certificate of the same key is no better.
     """
-    if not spec.backend.is_tee:
+    if not spec.backend.is_measured:
         return
     keys = frozenset(map(_public_key, own))
     for index, principal in enumerate(spec.principals):
@@ -115,6 +116,24 @@ def check_capacity(limits: Limits, host: HostCapacity) -> None:
                 field=f"spec.limits.{field}",
                 remedy=f"ask for at most {has}",
             )
+
+
+def check_machine(spec: KeepSpec) -> None:
+    """Raises `RefusalError` for a virtual machine with too little memory to start in, or with a network."""
+    if spec.network.names_anything:
+        raise RefusalError(
+            ErrorCode.SPEC_INVALID,
+            f"a {spec.backend} keep has no way to a network in this version",
+            field="spec.network",
+            remedy="leave ports and egress out, or choose the backend `process`",
+        )
+    if spec.limits.memory < MIN_GUEST_MEMORY:
+        raise RefusalError(
+            ErrorCode.LIMIT_EXCEEDED,
+            f"`memory` is {spec.limits.memory}, and the kernel of a {spec.backend} keep lives in it too",
+            field="spec.limits.memory",
+            remedy=f"ask for at least {MIN_GUEST_MEMORY}",
+        )
 
 
 def check_quota(limits: Limits, quota: Quota, own: Collection[KeepEntry]) -> None:

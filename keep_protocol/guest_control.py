@@ -6,12 +6,12 @@ evidence, and everything else decides only how the keep is reached and for how l
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 from keep_protocol.handover import Configuration
+from keep_protocol.states import GuestChannel as GuestChannel
 
 CONTROL_PORT: Final = "org.wasmkeep.control"
 """The virtio-serial port of these lines."""
@@ -23,15 +23,6 @@ MAX_LINE: Final = 16 * 1024 * 1024
 
 SPEC_PCR: Final = 11
 """The PCR that a machine with a TPM extends with the spec's digest before it does anything with the spec."""
-
-
-class GuestChannel(StrEnum):
-    """How clients' connections reach the keep inside."""
-
-    SERIAL = "serial"
-    """As streams of `keep_protocol.channel` over one virtio-serial port."""
-    VSOCK = "vsock"
-    """As connections to `VSOCK_PORT`."""
 
 
 class GuestConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from keep_protocol.machine import MACHINE_FDS, Machine
+
 PROTOCOL_VERSION = 1
 
 MAX_MESSAGE = 4096
@@ -19,8 +21,9 @@ CONFIGURATION_FD = "configuration"
 """Names under which systemd's descriptor store keeps the two descriptors over restarts."""
 
 TPM_FD = "tpm"
-DEVICE_FDS = frozenset({TPM_FD})
-"""Descriptors that some keeps get beside these two: an open device, or a connection to what stands for one."""
+DEVICE_FDS = frozenset({TPM_FD}) | MACHINE_FDS
+"""Descriptors that some keeps get beside these two: an open device or a connection to what stands for one, and the
+files that a machine starts from."""
 
 BROKER_SOCKET = "socket/net.sock"
 """Where a keep's network broker listens, in the folder that only these two have."""
@@ -61,6 +64,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The host's own CA for its manager's certificate, likewise."""
     sealing_keys: tuple[str, ...] = ()
     """The host's halves of the keys that it seals with, 32 bytes in base64 each, the newest first."""
+    machine: Machine | None = None
+    """How the keep's virtual machine is started; for the loader alone, its guest is not told."""
 
 
 class SandboxFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

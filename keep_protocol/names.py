@@ -35,6 +35,34 @@ def is_keep_name(text: str) -> bool:
     return KEEP_NAME.fullmatch(text) is not None and ".." not in text and not is_keep_id(text)
 
 
-def instance_name(deployment: str, keep_id: str) -> str:
-    """What stands behind the `@` of a keep's unit."""
-    return f"{deployment}-{keep_id}"
+_MACHINE_SUFFIX = "-vm"
+
+
+def instance_name(deployment: str, keep_id: str, *, machine: bool = False) -> str:
+    """What stands behind the `@` of a keep's unit. It says of which template: machines have one of their own."""
+    return f"{deployment}-{keep_id}{_MACHINE_SUFFIX if machine else ''}"
+
+
+def is_machine_instance(instance: str) -> bool:
+    """Whether the keep of this unit is a virtual machine."""
+    return instance.endswith(_MACHINE_SUFFIX)
+
+
+def keep_of_instance(instance: str) -> tuple[str, str]:
+    """The deployment and the id of the keep whose unit has this instance name."""
+    deployment, _, keep_id = instance.removesuffix(_MACHINE_SUFFIX).partition("-")
+    return deployment, keep_id
+
+
+def unit_name(instance: str) -> str:
+    """The unit of an instance."""
+    template = "keep-vm" if is_machine_instance(instance) else "keep"
+    return f"{template}@{instance}.service"
+
+
+def instance_of_unit(unit: str) -> str | None:
+    """The instance of a keep's unit; None for any other unit."""
+    for template in ("keep@", "keep-vm@"):
+        if unit.startswith(template) and unit.endswith(".service"):
+            return unit.removeprefix(template).removesuffix(".service")
+    return None

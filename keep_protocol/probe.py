@@ -13,5 +13,8 @@ PROBE_DEVICE = "device"
 OUTSIDE_NAMESPACES = "PROBE_OUTSIDE_NAMESPACES"
 """Environment variable with the namespaces of the systemd that starts the probe."""
 
+PROBED_MACHINE = "PROBE_MACHINE"
+"""Environment variable that is set where the directives are those of keep-vm@.service."""
+
 MANAGER_HOME = "PROBE_MANAGER_HOME"
 """Environment variable with the folder that the unit covers."""

@@ -98,6 +98,8 @@ DEFAULT_LIMITS = Limits(
 
 EVIDENCE_OF_BACKEND: dict[Backend, tuple[EvidenceKind | None, ...]] = {
     Backend.PROCESS: (None, EvidenceKind.TPM, EvidenceKind.SIMULATED),
+    Backend.QEMU: (None, EvidenceKind.SIMULATED),
+    Backend.QEMU_VTPM: (EvidenceKind.TPM,),
     Backend.SNP: (EvidenceKind.SNP, EvidenceKind.AZURE_SNP),
     Backend.TDX: (EvidenceKind.TDX, EvidenceKind.AZURE_TDX),
     Backend.SGX: (EvidenceKind.SGX,),

@@ -138,6 +138,10 @@ class Backend(StrEnum):
     """What isolates a keep."""
 
     PROCESS = "process"
+    QEMU = "qemu"
+    """A virtual machine of its own; whoever runs the host vouches for it, as for a process."""
+    QEMU_VTPM = "qemu+vtpm"
+    """A virtual machine whose start a TPM measures. The TPM is the host's: so is the trust."""
     SNP = "snp"
     TDX = "tdx"
     SGX = "sgx"
@@ -146,7 +150,17 @@ class Backend(StrEnum):
     @property
     def is_tee(self) -> bool:
         """Whether hardware, and not the host, vouches for its keeps."""
-        return self is not Backend.PROCESS
+        return self in {Backend.SNP, Backend.TDX, Backend.SGX, Backend.NITRO}
+
+    @property
+    def is_machine(self) -> bool:
+        """Whether its keeps are virtual machines, which start from a guest image."""
+        return self in {Backend.QEMU, Backend.QEMU_VTPM, Backend.SNP, Backend.TDX, Backend.NITRO}
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether evidence covers image and spec of its keeps: then the host may name none of their principals."""
+        return self.is_tee or self is Backend.QEMU_VTPM
 
 
 class EvidenceKind(StrEnum):
@@ -172,6 +186,15 @@ class EvidenceKind(StrEnum):
     @property
     def log_media_type(self) -> str:
         return f"application/vnd.wasmkeep.{self.value}-log"
+
+
+class GuestChannel(StrEnum):
+    """How clients' connections reach the keep inside a virtual machine."""
+
+    SERIAL = "serial"
+    """As streams of `keep_protocol.channel` over one virtio-serial port."""
+    VSOCK = "vsock"
+    """As connections to the guest's vsock address."""
 
 
 class CrlPolicy(StrEnum):

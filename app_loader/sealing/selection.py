@@ -28,7 +28,7 @@ def find_sealer(
         from app_loader.sealing.snp_key import SnpDerivedKey
 
         return Sealer(KeyRing([SnpDerivedKey(keep, hashlib.sha256(canonical(spec)).digest())]))
-    if spec.backend is not Backend.PROCESS:
+    if spec.backend.is_tee:
         raise SealingUnavailableError(f"the hardware of a {spec.backend} keep gives its guests no key to seal with")
     if spec.evidence is EvidenceKind.TPM:
         return _tpm_sealer(attester, state, keep)

@@ -1,0 +1,58 @@
+"""How the virtual machine of a keep is shaped: what follows from its spec, and what its host chooses."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from keep_protocol.spec import Limits, MiB
+from keep_protocol.states import GuestChannel
+
+KERNEL_FD: Final = "kernel"
+INITRAMFS_FD: Final = "initramfs"
+FIRMWARE_FD: Final = "firmware"
+MACHINE_FDS: Final = frozenset({KERNEL_FD, INITRAMFS_FD, FIRMWARE_FD})
+"""Names of the files of a guest image in the hand-over: keeps see nothing of the folder that they are in."""
+
+MIN_GUEST_MEMORY: Final = 192 * MiB
+"""Below it kernel and initramfs leave no room for a keep."""
+
+
+class Accelerator(StrEnum):
+    """What runs a machine's instructions."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+    """QEMU's translator: works everywhere, several times slower."""
+    NITRO = "nitro"
+
+
+class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a host has chosen for the machine of one keep. None of it is in the spec, all of it may be in evidence."""
+
+    qemu: str
+    """Path of the program."""
+    accelerator: Accelerator
+    command_line: str
+    """The kernel's, as the image says."""
+    channel: GuestChannel
+    swtpm: str = ""
+    """Path of the program, for machines with a TPM."""
+    encryption_bit: int = 0
+    """SNP: which bit of an address says that a page is encrypted; CPUID 0x8000001f."""
+    lost_address_bits: int = 0
+    """SNP: by how many bits encryption shortens physical addresses; CPUID 0x8000001f."""
+    quote_socket: str = ""
+    """TDX: the socket of the host's quote generation service."""
+
+
+def guest_memory(limits: Limits) -> int:
+    """MiB of memory of a keep's machine: all that the spec grants, for it is its kernel's too."""
+    return limits.memory // MiB
+
+
+def guest_processors(limits: Limits) -> int:
+    """Virtual processors of a keep's machine: enough to use what the spec grants."""
+    return -(-limits.cpu // 100)
