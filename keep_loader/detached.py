@@ -22,11 +22,14 @@ from pathlib import Path
 import msgspec
 
 from keep_protocol.detached import MAX_MESSAGE, DetachedCommand, DetachedStatus, LoaderFile, start_time
+from keep_protocol.names import is_machine_instance
 
 _RESTART_DELAY = 0.2
 _START_LIMIT_BURST = 5
 _START_LIMIT_INTERVAL = 60.0
 _START_TIMEOUT = 30.0
+_MACHINE_START_TIMEOUT = 180.0
+"""As TimeoutStartSec= of keep-vm@.service."""
 _STOP_TIMEOUT = 10.0
 _WATCHDOG = 30.0
 _MAX_STORED = 4
@@ -162,7 +165,7 @@ class DetachedLoader:
             start_new_session=True,
             umask=0o077,
         )
-        self._deadline = now + _START_TIMEOUT
+        self._deadline = now + (_MACHINE_START_TIMEOUT if is_machine_instance(self._instance) else _START_TIMEOUT)
         self._change("activating", "start", "success")
 
     def _receive_notification(self) -> None:

@@ -13,3 +13,7 @@ class HandoverError(KeepLoaderError):
 
 class LockError(KeepLoaderError):
     """Another process uses this keep's state."""
+
+
+class MachineError(KeepLoaderError):
+    """The keep's virtual machine cannot be started, or has ended without having been asked to."""

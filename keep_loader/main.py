@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from keep_loader import handover, publication, sandbox
@@ -12,6 +13,7 @@ from keep_loader.errors import KeepLoaderError
 from keep_loader.lock import lock_state
 from keep_loader.notification import ServiceManager, stored_descriptors
 from keep_protocol.handover import BROKER_SOCKET
+from keep_protocol.names import is_machine_instance
 
 HOST_FOLDER = Path("/tmp/wasmkeep")
 """Where the unit binds the deployment's runtime folder, read-only."""
@@ -28,6 +30,17 @@ def main() -> int:
         return 1
 
 
+def _backend(instance: str) -> Callable[..., int]:
+    """What makes a keep of this unit's process. Each imports what the other never needs."""
+    if is_machine_instance(instance):
+        from keep_loader.backends import qemu
+
+        return qemu.run
+    from keep_loader.backends import process
+
+    return process.run
+
+
 def _run(*, instance: str, environment: dict[str, str]) -> int:
     os.environ.clear()
     service_manager = ServiceManager(environment.get("NOTIFY_SOCKET"))
@@ -42,8 +55,7 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
     asked = None if handover.is_stored(stored) else handover.ask(host, instance, invocation)
     # The process becomes the keep's server here, while the manager answers; what comes before the question is as small
     # as it is because this import counts.
-    from keep_loader.backends import process
-
+    run = _backend(instance)
     received = handover.receive(asked, service_manager) if asked else handover.restore(stored)
     configuration = received.configuration
     sandbox_facts = sandbox.facts((*sandbox.code_folders(), state, runtime, host, broker))
@@ -63,7 +75,7 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
             service_manager.ready(f"keep {configuration.id} is serving")
 
     watchdog = int(environment.get("WATCHDOG_USEC", "0")) / 1_000_000
-    status = process.run(
+    status = run(
         configuration=configuration,
         listener=received.listener,
         devices=received.devices,

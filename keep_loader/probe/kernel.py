@@ -12,6 +12,7 @@ from pathlib import Path
 
 from keep_loader.probe.results import Check, fact, libc, refused
 from keep_protocol.handover import SandboxFact
+from keep_protocol.probe import PROBED_MACHINE
 
 _CLONE_NEWUSER = 0x10000000
 _CLOCK_REALTIME = 0
@@ -43,7 +44,10 @@ def _protect_hostname() -> SandboxFact:
 
 
 def _restrict_address_families() -> SandboxFact:
-    for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET, socket.AF_VSOCK):
+    families = [socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET]
+    if PROBED_MACHINE not in os.environ:
+        families.append(socket.AF_VSOCK)
+    for family in families:
         try:
             socket.socket(family, socket.SOCK_DGRAM).close()
         except OSError as error:

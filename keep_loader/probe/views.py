@@ -10,7 +10,7 @@ from keep_loader import sandbox
 from keep_loader.probe.results import Check, fact
 from keep_protocol.handover import SandboxFact
 from keep_protocol.memory_folder import UNIT_MEMORY
-from keep_protocol.probe import MANAGER_HOME, OUTSIDE_NAMESPACES, PROBE_DEVICE
+from keep_protocol.probe import MANAGER_HOME, OUTSIDE_NAMESPACES, PROBE_DEVICE, PROBED_MACHINE
 
 _SERVICES = ("/run/systemd/resolve", "/run/systemd/private", "/run/dbus", "/run/nscd")
 """Those of InaccessiblePaths=."""
@@ -27,6 +27,8 @@ def _writable(place: str) -> bool:
 
 def _private_devices() -> SandboxFact:
     allowed = {"null", "zero", "full", "random", "urandom", "tty", "console"}
+    if PROBED_MACHINE in os.environ:
+        allowed |= {"kvm", "vhost-vsock", "sev", "nitro_enclaves"}
     extra = [entry.name for entry in Path("/dev").iterdir() if _is_device(entry) and entry.name not in allowed]
     return fact("PrivateDevices", not set(extra) - {"ptmx"}, " ".join(sorted(extra))[:100])
 

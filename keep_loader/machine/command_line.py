@@ -1,0 +1,190 @@
+"""QEMU's command line for a machine, one function a mode. Nothing here looks at the host.
+
+Tried: `qemu` and `qemu+vtpm`. The lines of SNP, TDX and Nitro follow QEMU's documentation (system/i386/amd-memory-
+encryption, system/i386/tdx, system/i386/nitro) and have never started a machine of ours on such hardware.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Final
+
+from keep_loader.errors import MachineError
+from keep_loader.machine.shape import MachineShape, SerialChannel, VsockChannel
+from keep_protocol.channel import DATA_PORT
+from keep_protocol.guest_control import CONTROL_PORT
+from keep_protocol.machine import Accelerator
+from keep_protocol.states import Backend
+
+_TRANSLATION_CACHE: Final = 64
+"""MiB for translated code. By default QEMU lets it grow to half the guest's memory or more."""
+
+_SNP_POLICY: Final = 0x30000
+"""Bit 17 must be one, bit 16 allows simultaneous multithreading; bit 19, debugging, is off."""
+
+_MRCONFIGID_SIZE: Final = 48
+
+_SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+def arguments(shape: MachineShape) -> list[str]:
+    """The command, program first. Raises `MachineError` where the shape lacks what its mode needs."""
+    try:
+        mode = _MODES[shape.backend]
+    except KeyError:
+        raise MachineError(f"there is no machine of the kind {shape.backend}") from None
+    return [shape.qemu, *mode(shape)]
+
+
+def spec_config_id(spec_sha256: bytes) -> bytes:
+    """The digest of a spec as MRCONFIGID of a TDX guest: filled up with zeros to its 48 bytes."""
+    return spec_sha256.ljust(_MRCONFIGID_SIZE, b"\0")
+
+
+def _plain(shape: MachineShape) -> list[str]:
+    return [
+        *_common(shape),
+        *("-machine", "q35,smm=off,vmport=off"),
+        *_processor(shape),
+        *("-m", f"{shape.memory}M"),
+        *_boot(shape),
+        *_ports(shape),
+        *_devices(shape),
+    ]
+
+
+def _vtpm(shape: MachineShape) -> list[str]:
+    if shape.tpm is None:
+        raise MachineError("a machine with a TPM needs the control channel of one")
+    tpm = ("-chardev", f"socket,id=tpm,fd={shape.tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm")
+    return [*_plain(shape), *_firmware(shape), *tpm, "-device", "tpm-crb,tpmdev=tpm0"]
+
+
+def _snp(shape: MachineShape) -> list[str]:
+    _needs_kvm(shape)
+    encrypted = shape.encrypted_memory
+    if encrypted is None:
+        raise MachineError("an SNP machine needs to know how this processor encrypts memory")
+    guest = (
+        f"sev-snp-guest,id=tee,cbitpos={encrypted.encryption_bit},reduced-phys-bits={encrypted.lost_address_bits},"
+        f"kernel-hashes=on,policy={_SNP_POLICY:#x},host-data={b64encode(shape.spec_sha256).decode()}"
+    )
+    return [
+        *_common(shape),
+        *("-machine", "q35,confidential-guest-support=tee,memory-backend=ram,smm=off,vmport=off"),
+        *("-object", guest),
+        # The launch digest covers the signature of the processor's model, so it is named and not the host's.
+        *("-accel", "kvm", "-cpu", "EPYC-v4", "-smp", str(shape.processors)),
+        *_shared_memory(shape),
+        *_boot(shape),
+        *_firmware(shape),
+        *_ports(shape),
+        *_devices(shape),
+    ]
+
+
+def _tdx(shape: MachineShape) -> list[str]:
+    _needs_kvm(shape)
+    guest: dict[str, object] = {
+        "qom-type": "tdx-guest",
+        "id": "tee",
+        "mrconfigid": b64encode(spec_config_id(shape.spec_sha256)).decode(),
+    }
+    if shape.quote_socket:
+        guest["quote-generation-socket"] = {"type": "unix", "path": shape.quote_socket}
+    return [
+        *_common(shape),
+        *("-machine", "q35,kernel-irqchip=split,confidential-guest-support=tee,memory-backend=ram,smm=off,hpet=off"),
+        *("-object", json.dumps(guest, separators=(",", ":"))),
+        *("-accel", "kvm", "-cpu", "host", "-smp", str(shape.processors)),
+        *_shared_memory(shape),
+        *_boot(shape),
+        *_firmware(shape),
+        *_ports(shape),
+        *_devices(shape),
+    ]
+
+
+def _nitro(shape: MachineShape) -> list[str]:
+    """An enclave has no ports, no serial line and no host data: vsock and its kernel's command line are all."""
+    if not isinstance(shape.channel, VsockChannel):
+        raise MachineError("a Nitro enclave is reached by vsock alone")
+    return [
+        *("-name", "keep", "-nodefaults", "-no-user-config", "-nographic"),
+        *("-monitor", "none", "-serial", "none"),
+        *("-chardev", f"socket,id=monitor,fd={shape.monitor}", "-mon", "chardev=monitor,mode=control"),
+        *("-machine", "nitro", "-accel", "nitro", "-smp", str(shape.processors), "-m", f"{shape.memory}M"),
+        *_boot(shape),
+    ]
+
+
+_MODES: Final[dict[Backend, Callable[[MachineShape], list[str]]]] = {
+    Backend.QEMU: _plain,
+    Backend.QEMU_VTPM: _vtpm,
+    Backend.SNP: _snp,
+    Backend.TDX: _tdx,
+    Backend.NITRO: _nitro,
+}
+
+
+def _common(shape: MachineShape) -> list[str]:
+    return [
+        *("-name", "keep", "-nodefaults", "-no-user-config", "-display", "none", "-sandbox", _SANDBOX),
+        # A guest whose kernel panics restarts: then QEMU ends, and says of which of the two ends it was.
+        "-no-reboot",
+        *("-chardev", f"socket,id=monitor,fd={shape.monitor}", "-mon", "chardev=monitor,mode=control"),
+        *("-chardev", f"socket,id=console,fd={shape.console}", "-serial", "chardev:console"),
+    ]
+
+
+def _processor(shape: MachineShape) -> list[str]:
+    if shape.accelerator is Accelerator.KVM:
+        accelerator = ("-accel", "kvm", "-cpu", "host")
+    else:
+        # Any other model lacks instructions that Python and wasmtime like, RDRAND first.
+        accelerator = ("-accel", f"tcg,thread=multi,tb-size={_TRANSLATION_CACHE}", "-cpu", "max")
+    return [*accelerator, "-smp", str(shape.processors)]
+
+
+def _boot(shape: MachineShape) -> list[str]:
+    return ["-kernel", shape.kernel, "-initrd", shape.initramfs, "-append", shape.command_line]
+
+
+def _firmware(shape: MachineShape) -> list[str]:
+    if shape.firmware is None:
+        raise MachineError(f"a {shape.backend} machine needs firmware that measures what it starts")
+    # Not as flash memory: then a variable store, which nobody measures, would come with it.
+    return ["-bios", shape.firmware]
+
+
+def _shared_memory(shape: MachineShape) -> list[str]:
+    size = f"{shape.memory}M"
+    return ["-m", size, "-object", f"memory-backend-memfd,id=ram,size={size},share=on,prealloc=off"]
+
+
+def _ports(shape: MachineShape) -> list[str]:
+    ports = [
+        *("-device", "virtio-serial-pci,id=ports"),
+        *("-chardev", f"socket,id=control,fd={shape.control}"),
+        *("-device", f"virtserialport,bus=ports.0,chardev=control,name={CONTROL_PORT}"),
+    ]
+    match shape.channel:
+        case SerialChannel(descriptor):
+            ports += ["-chardev", f"socket,id=data,fd={descriptor}"]
+            ports += ["-device", f"virtserialport,bus=ports.0,chardev=data,name={DATA_PORT}"]
+        case VsockChannel(context):
+            ports += ["-device", f"vhost-vsock-pci,guest-cid={context}"]
+    return ports
+
+
+def _devices(shape: MachineShape) -> list[str]:
+    # QEMU's own generator reads the host's once and is not a file: nothing more for the sandbox to allow.
+    entropy = ["-object", "rng-builtin,id=entropy", "-device", "virtio-rng-pci,rng=entropy"]
+    return [*entropy, "-device", "pvpanic"]
+
+
+def _needs_kvm(shape: MachineShape) -> None:
+    if shape.accelerator is not Accelerator.KVM:
+        raise MachineError(f"a {shape.backend} machine runs on KVM alone, not on {shape.accelerator}")

@@ -1,0 +1,140 @@
+"""Starts the programs of a machine, each with our end of its sockets: nothing of a machine has a name on the host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from keep_loader.errors import MachineError
+from keep_loader.machine import software_tpm
+from keep_loader.machine.children import Child
+from keep_loader.machine.command_line import arguments
+from keep_loader.machine.shape import DataChannel, EncryptedMemory, MachineShape, SerialChannel, VsockChannel
+from keep_protocol.guest_control import GuestChannel
+from keep_protocol.machine import (
+    FIRMWARE_FD,
+    INITRAMFS_FD,
+    KERNEL_FD,
+    Machine,
+    guest_memory,
+    guest_processors,
+)
+from keep_protocol.spec import KeepSpec
+from keep_protocol.states import Backend
+
+_LAST_CONTEXT: Final = 2**31 - 1
+"""vsock contexts 0 to 2 are taken, and all from here on have the sign bit set, which some tools dislike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a machine is started from."""
+
+    spec: KeepSpec
+    spec_sha256: bytes
+    machine: Machine
+    files: Mapping[str, int]
+    """Open files of the guest image by name."""
+    state: Path
+    """A folder that outlives the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The programs that run, and our ends of QEMU's sockets."""
+
+    qemu: Child
+    tpm: Child | None
+    monitor: socket.socket
+    console: socket.socket
+    control: socket.socket
+    channel: VsockChannel | socket.socket
+    """The guest's vsock address, or our end of its data port."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """The far ends of the sockets, which QEMU inherits."""
+
+    monitor: int
+    console: int
+    control: int
+    data: int
+
+
+async def launch(order: Order) -> Launched:
+    """Start a machine. Raises `MachineError`."""
+    # What is entered here is QEMU's alone once it runs; what is `ours` is closed only if it does not come to that.
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+
+        def connect() -> tuple[socket.socket, int]:
+            near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            return ours.enter_context(near), theirs.enter_context(far).fileno()
+
+        (monitor, monitor_end), (console, console_end), (control, control_end), (data, data_end) = (
+            connect() for _ in range(4)
+        )
+        ends = _Ends(monitor_end, console_end, control_end, data_end)
+        tpm, tpm_end = await _start_tpm(order, theirs)
+        channel = _channel(order.machine, data_end)
+        shape = _shape(order, ends, channel, tpm_end)
+        inherited = [monitor_end, console_end, control_end, data_end, *order.files.values()]
+        qemu = Child("QEMU", arguments(shape), inherited if tpm_end is None else [*inherited, tpm_end])
+        ours.pop_all()
+    if isinstance(channel, VsockChannel):
+        data.close()
+    return Launched(qemu, tpm, monitor, console, control, channel if isinstance(channel, VsockChannel) else data)
+
+
+async def _start_tpm(order: Order, theirs: contextlib.ExitStack) -> tuple[Child | None, int | None]:
+    if order.spec.backend is not Backend.QEMU_VTPM:
+        return None, None
+    if not order.machine.swtpm:
+        raise MachineError("a machine with a TPM needs swtpm, and the host named none")
+    state = order.state / "tpm"
+    await asyncio.to_thread(software_tpm.manufacture, order.machine.swtpm, state)
+    tpm, channel = software_tpm.start(order.machine.swtpm, state)
+    return tpm, theirs.enter_context(channel).fileno()
+
+
+def _channel(machine: Machine, descriptor: int) -> DataChannel:
+    if machine.channel is GuestChannel.VSOCK:
+        # Drawn at random: contexts are the whole host's, and nobody gives them out.
+        return VsockChannel(3 + secrets.randbelow(_LAST_CONTEXT - 2))
+    return SerialChannel(descriptor)
+
+
+def _shape(order: Order, ends: _Ends, channel: DataChannel, tpm: int | None) -> MachineShape:
+    machine, files = order.machine, order.files
+    if missing := {KERNEL_FD, INITRAMFS_FD} - files.keys():
+        raise MachineError(f"the hand-over lacks the guest image's {min(missing)}")
+    encrypted = machine.encryption_bit, machine.lost_address_bits
+    return MachineShape(
+        backend=order.spec.backend,
+        qemu=machine.qemu,
+        accelerator=machine.accelerator,
+        memory=guest_memory(order.spec.limits),
+        processors=guest_processors(order.spec.limits),
+        kernel=_path(files[KERNEL_FD]),
+        initramfs=_path(files[INITRAMFS_FD]),
+        command_line=machine.command_line,
+        spec_sha256=order.spec_sha256,
+        monitor=ends.monitor,
+        console=ends.console,
+        control=ends.control,
+        channel=channel,
+        firmware=_path(files[FIRMWARE_FD]) if FIRMWARE_FD in files else None,
+        tpm=tpm,
+        encrypted_memory=EncryptedMemory(*encrypted) if all(encrypted) else None,
+        quote_socket=machine.quote_socket,
+    )
+
+
+def _path(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"

@@ -1,0 +1,55 @@
+"""QEMU's machine protocol (QMP): learns why a machine ends, and can end it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any, Final
+
+import msgspec
+
+from keep_loader.machine.lines import LineSocket
+from keep_protocol.guest_control import GuestControlError
+
+_MAX_LINE: Final = 256 * 1024
+
+
+class Monitor:
+    """QEMU's end of the life of a machine, as its events tell it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._lines = LineSocket(connection, _MAX_LINE)
+        self.shutdown_reason: str | None = None
+        """`guest-shutdown`, `guest-reset`, `guest-panic`, `host-signal`, …; QMP's ShutdownCause."""
+        self.panicked = False
+
+    async def run(self) -> None:
+        """Follow QEMU until it hangs up."""
+        # An answer to a command is of no interest: what it was to bring about is told by an event.
+        with contextlib.suppress(OSError, GuestControlError):
+            await self._lines.send(b'{"execute":"qmp_capabilities"}\n')
+            async for line in self._lines.lines():
+                self._take(line)
+
+    async def quit(self) -> None:
+        """Ask QEMU to end the machine at once."""
+        with contextlib.suppress(OSError):
+            await self._lines.send(b'{"execute":"quit"}\n')
+
+    def close(self) -> None:
+        """Hang up."""
+        self._lines.close()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            message: Any = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            return
+        if not isinstance(message, dict):
+            return
+        match message.get("event"):
+            case "SHUTDOWN":
+                data = message.get("data")
+                self.shutdown_reason = str(data.get("reason")) if isinstance(data, dict) else None
+            case "GUEST_PANICKED" | "GUEST_CRASHLOADED":
+                self.panicked = True

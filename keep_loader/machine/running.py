@@ -1,0 +1,162 @@
+"""One machine as a whole while it runs: QEMU, its TPM, its console and the channels; how it ends, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from app_loader.oom import OomKills
+from keep_loader.errors import MachineError
+from keep_loader.machine.children import exit_text
+from keep_loader.machine.console import Console
+from keep_loader.machine.control import Control
+from keep_loader.machine.dialling import VsockAddress, dial
+from keep_loader.machine.launch import Launched
+from keep_loader.machine.monitor import Monitor
+from keep_loader.machine.multiplexed import MultiplexedChannel
+from keep_loader.machine.streams import Stream
+from keep_protocol.guest_control import VSOCK_PORT, Command, GuestConfiguration, Stop
+
+STOP_PATIENCE: Final = 6.0
+"""Seconds that the guest gets to end in order: twice the grace of the server inside, and its power-off."""
+_KILL_PATIENCE: Final = 1.0
+_READ: Final = 16 * 1024
+_CONSOLE_LINES: Final = 12
+_PROGRAM_LINES: Final = 6
+
+
+class RunningMachine:
+    """Ends by `stop` or by itself; `close` leaves nothing of it. Must be made in a running event loop."""
+
+    def __init__(self, launched: Launched, *, publish: Callable[[str], None], heartbeat: Callable[[], None]) -> None:
+        """`publish` gets the keep's certificate (PEM) and every renewed one, `heartbeat` every sign of life."""
+        self._qemu = launched.qemu
+        self._tpm = launched.tpm
+        self._console = Console()
+        self._monitor = Monitor(launched.monitor)
+        self._control = Control(launched.control, publish=publish, heartbeat=heartbeat)
+        self._oom = OomKills()
+        self._stopping = False
+        self._closing = contextlib.ExitStack()
+        for part in (launched.console, self._monitor, self._control):
+            self._closing.callback(part.close)
+        self._watching = asyncio.create_task(self._monitor.run())
+        self._listening = asyncio.create_task(_listen(launched.console, self._console))
+        self._carrying: asyncio.Task[None] | None = None
+        self.dial: Callable[[], Awaitable[Stream]] = self._reach(launched)
+
+    def _reach(self, launched: Launched) -> Callable[[], Awaitable[Stream]]:
+        """How the keep inside is dialled."""
+        if isinstance(launched.channel, socket.socket):
+            multiplexed = MultiplexedChannel(launched.channel)
+            self._closing.callback(multiplexed.close)
+            self._carrying = asyncio.create_task(multiplexed.run())
+            return multiplexed.dial
+        address = VsockAddress(launched.channel.context, VSOCK_PORT)
+        return lambda: dial(address)
+
+    @property
+    def pid(self) -> int:
+        """QEMU's."""
+        return self._qemu.pid
+
+    async def serve(self, configuration: GuestConfiguration, ready: Callable[[], None]) -> None:
+        """Tell the guest with what to start, and follow the machine to its end.
+
+        Returns when the machine ended because it was told to. Raises `MachineError` with the reason else.
+        """
+        conversation = asyncio.create_task(self._converse(configuration, ready))
+        ends = [asyncio.create_task(child.ended()) for child in (self._qemu, self._tpm) if child is not None]
+        talks = [task for task in (conversation, self._carrying) if task is not None]
+        try:
+            # A guest that hangs up says nothing by it: its machine is about to end. One that talks nonsense does.
+            while not any(end.done() for end in ends):
+                await asyncio.wait([*talks, *ends], return_when=asyncio.FIRST_COMPLETED)
+                over = [talk for talk in talks if talk.done()]
+                for talk in over:
+                    talks.remove(talk)
+                    if not self._stopping and (error := talk.exception()) is not None:
+                        raise error
+            # QEMU says why over its monitor, just before it ends.
+            await asyncio.wait([self._watching], timeout=_KILL_PATIENCE)
+        finally:
+            for task in (conversation, *ends):
+                task.cancel()
+            await asyncio.gather(conversation, *ends, return_exceptions=True)
+        if not self._stopping:
+            raise MachineError(self._reason())
+
+    async def command(self, command: Command) -> None:
+        """Tell the guest to do something. Raises `OSError`."""
+        await self._control.command(command)
+
+    async def stop(self) -> None:
+        """End the machine: by message, by QEMU's monitor, by signals. Returns when nothing of it runs."""
+        self._stopping = True
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(STOP_PATIENCE):
+                await self._control.command(Stop())
+                await self._qemu.ended()
+        if self._qemu.status is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_KILL_PATIENCE):
+                    await self._monitor.quit()
+                    await self._qemu.ended()
+        await self._end_programs()
+
+    async def close(self) -> None:
+        """End whatever still runs, at once, and hang up."""
+        self._stopping = True
+        await self._end_programs()
+        tasks = [task for task in (self._watching, self._listening, self._carrying) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._closing.close()
+
+    def last_words(self) -> list[str]:
+        """What the console showed last, and what QEMU and the TPM said: for the log of a keep that failed."""
+        words = [f"console: {line}" for line in self._console.last_lines(_CONSOLE_LINES)]
+        for child in (self._qemu, self._tpm):
+            if child is not None:
+                words += [f"{child.name}: {line}" for line in child.said.last_lines(_PROGRAM_LINES)]
+        return words
+
+    async def _converse(self, configuration: GuestConfiguration, ready: Callable[[], None]) -> None:
+        with contextlib.suppress(OSError):
+            await self._control.configure(configuration)
+            await self._control.follow(ready)
+
+    async def _end_programs(self) -> None:
+        await self._qemu.end(_KILL_PATIENCE)
+        if self._tpm is not None:
+            await self._tpm.end(_KILL_PATIENCE)
+
+    def _reason(self) -> str:
+        """Why the machine is gone, the most telling first."""
+        if self._monitor.panicked or self._monitor.shutdown_reason == "guest-panic":
+            return "guest-panic: the guest's kernel panicked"
+        match self._monitor.shutdown_reason:
+            case "guest-reset":
+                # With panic=-1 a panic restarts the machine, and so does the end of the first process.
+                return "guest-panic: the guest restarted, as its kernel does after a panic"
+            case "guest-shutdown":
+                return "guest-shutdown: the guest powered off without having been told to"
+        status = self._qemu.status
+        if status is None and self._tpm is not None and self._tpm.status is not None:
+            return f"tpm-died: swtpm ended with {exit_text(self._tpm.status)}"
+        if status == -signal.SIGKILL and self._oom.claim():
+            return "memory: the kernel killed QEMU at the memory limit of the keep's unit"
+        return f"qemu-died: QEMU ended with {exit_text(status or 0)}"
+
+
+async def _listen(connection: socket.socket, console: Console) -> None:
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):
+        while written := await loop.sock_recv(connection, _READ):
+            console.feed(written)

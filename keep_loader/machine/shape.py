@@ -1,0 +1,61 @@
+"""What QEMU is called with: everything that its command line depends on, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from keep_protocol.machine import Accelerator
+from keep_protocol.states import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class SerialChannel:
+    """One port of virtio-serial for all connections; `descriptor` is our end's peer."""
+
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class VsockChannel:
+    """vhost-vsock of the host's kernel; `context` is the guest's address, which no other machine may have."""
+
+    context: int
+
+
+DataChannel: TypeAlias = SerialChannel | VsockChannel
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedMemory:
+    """How the host's processor encrypts memory for SNP; CPUID 0x8000001f, EBX."""
+
+    encryption_bit: int
+    lost_address_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class MachineShape:
+    """One machine. Descriptors are those that QEMU inherits; paths may be `/proc/self/fd/N` of them."""
+
+    backend: Backend
+    qemu: str
+    accelerator: Accelerator
+    memory: int
+    """MiB."""
+    processors: int
+    kernel: str
+    initramfs: str
+    command_line: str
+    spec_sha256: bytes
+    """Goes where hardware signs it and the guest cannot change it."""
+    monitor: int
+    console: int
+    control: int
+    channel: DataChannel
+    firmware: str | None = None
+    tpm: int | None = None
+    """Control channel of a TPM in software."""
+    encrypted_memory: EncryptedMemory | None = None
+    quote_socket: str = ""
+    """Socket of the host's quote generation service, for TDX."""

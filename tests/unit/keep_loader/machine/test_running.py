@@ -1,0 +1,179 @@
+"""A whole machine, with a program in QEMU's place: how it is served, how it ends, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from keep_client.specs import new_spec
+from keep_loader.errors import MachineError
+from keep_loader.machine import running
+from keep_loader.machine.launch import Order, launch
+from keep_loader.machine.running import RunningMachine
+from keep_protocol.guest_control import GUEST_PROTOCOL_VERSION, GuestConfiguration
+from keep_protocol.handover import Configuration
+from keep_protocol.machine import INITRAMFS_FD, KERNEL_FD, Accelerator, Machine
+from keep_protocol.spec import Principal, canonical
+from keep_protocol.states import Backend, GuestChannel, KeepRole
+from tests.unit.keep_loader.machine.fake_qemu import CERTIFICATE, qemu_program
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The program in QEMU's place is a module of the tests, found from here.
+    monkeypatch.chdir(ROOT)
+
+
+class Scene:
+    """One machine and what came of it."""
+
+    def __init__(self, folder: Path, behaviour: str, *, qemu: str | None = None) -> None:
+        self.folder = folder
+        self.spec = new_spec(principals=[Principal(roles=(KeepRole.OWNER,), certificate="AAAA")], backend=Backend.QEMU)
+        self.machine = Machine(
+            qemu=qemu or qemu_program(folder),
+            accelerator=Accelerator.TCG,
+            command_line=behaviour,
+            channel=GuestChannel.SERIAL,
+        )
+        self.published: list[str] = []
+        self.beats = 0
+        self.ready = asyncio.Event()
+        self.words: list[str] = []
+
+    def beat(self) -> None:
+        self.beats += 1
+
+    async def play(self, act: Callable[[RunningMachine], Awaitable[None]]) -> None:
+        """Start, do something once the guest is ready, and follow it to its end. Raises what serving raises."""
+        image = os.open("/dev/null", os.O_RDONLY)
+        try:
+            order = Order(
+                spec=self.spec,
+                spec_sha256=bytes(32),
+                machine=self.machine,
+                files={KERNEL_FD: image, INITRAMFS_FD: image},
+                state=self.folder,
+            )
+            machine = RunningMachine(await launch(order), publish=self.published.append, heartbeat=self.beat)
+        finally:
+            os.close(image)
+        acting = asyncio.create_task(self._act(machine, act))
+        try:
+            await machine.serve(self._configuration(), self.ready.set)
+        finally:
+            self.words = machine.last_words()
+            acting.cancel()
+            await asyncio.gather(acting, return_exceptions=True)
+            await machine.close()
+
+    async def _act(self, machine: RunningMachine, act: Callable[[RunningMachine], Awaitable[None]]) -> None:
+        await self.ready.wait()
+        await act(machine)
+
+    def _configuration(self) -> GuestConfiguration:
+        configuration = Configuration(
+            id="0123456789abcdef",
+            deployment="01234567",
+            spec=canonical(self.spec).decode(),
+            domain="test",
+            names=(),
+        )
+        return GuestConfiguration(GUEST_PROTOCOL_VERSION, configuration, "ab" * 16, GuestChannel.SERIAL)
+
+
+async def stop(machine: RunningMachine) -> None:
+    await machine.stop()
+
+
+async def nothing(machine: RunningMachine) -> None:
+    pass
+
+
+def failure(scene: Scene, act: Callable[[RunningMachine], Awaitable[None]] = nothing) -> str:
+    """Why a machine ended that nobody told to."""
+    with pytest.raises(MachineError) as caught:
+        asyncio.run(scene.play(act))
+    return str(caught.value)
+
+
+def test_a_guest_that_is_ready_is_published_and_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "")
+    asyncio.run(scene.play(stop))
+    assert scene.published == [CERTIFICATE]
+    assert "console: serving 0123456789abcdef" in scene.words
+
+
+def test_connections_reach_the_guest(tmp_path: Path) -> None:
+    received = b""
+
+    async def talk(machine: RunningMachine) -> None:
+        nonlocal received
+        stream = await machine.dial()
+        await stream.write(b"word")
+        await stream.finish()
+        received = await stream.read()
+        stream.close()
+        await machine.stop()
+
+    asyncio.run(Scene(tmp_path, "").play(talk))
+    assert received == b"word"
+
+
+def test_a_renewed_certificate_is_published(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "renews")
+    asyncio.run(scene.play(stop))
+    assert scene.published == [CERTIFICATE, CERTIFICATE.replace("fake", "renewed")]
+
+
+def test_a_guest_that_does_not_listen_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "STOP_PATIENCE", 0.05)
+    monkeypatch.setattr(running, "_KILL_PATIENCE", 0.05)
+    asyncio.run(Scene(tmp_path, "deaf").play(stop))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("panics", "guest-panic: "),
+        ("crashes", "qemu-died: QEMU ended with killed by SIGSEGV"),
+        ("powers-off", "guest-shutdown: "),
+        ("fails", "guest-failed: no room for the keep\\x1b[2J"),
+        ("garbage-on-control", "guest-confused: "),
+        ("endless-line", "guest-confused: "),
+        ("garbage-on-data", "channel-broken: "),
+    ],
+)
+def test_a_machine_that_ends_by_itself_says_why(tmp_path: Path, behaviour: str, reason: str) -> None:
+    assert failure(Scene(tmp_path, behaviour)).startswith(reason)
+
+
+def test_the_last_words_are_those_of_the_console_and_of_qemu(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "crashes")
+    failure(scene)
+    assert "console: last words" in scene.words
+    assert "QEMU: qemu: guest did something impossible" in scene.words
+
+
+def test_a_panic_shows_what_the_kernel_said(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "panics")
+    failure(scene)
+    assert any("Kernel panic" in line for line in scene.words)
+
+
+def test_a_qemu_that_is_killed_is_told_from_one_that_crashed(tmp_path: Path) -> None:
+    async def kill(machine: RunningMachine) -> None:
+        os.kill(machine.pid, signal.SIGKILL)
+
+    assert failure(Scene(tmp_path, ""), kill) == "qemu-died: QEMU ended with killed by SIGKILL"
+
+
+def test_a_qemu_that_is_missing_is_named(tmp_path: Path) -> None:
+    assert "QEMU cannot be started: /nonexistent/qemu" in failure(Scene(tmp_path, "", qemu="/nonexistent/qemu"))
