@@ -10,7 +10,8 @@ import platform
 import sys
 from pathlib import Path
 
-from keep_manager.hardware import attesters, tee_backends
+from keep_manager.hardware import attesters, sgx_backend
+from keep_manager.machines.checks import failed_check
 from keep_manager.supervisor.interface import Supervisor, SupervisorKind
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.evidence import EvidenceKind
@@ -25,19 +26,19 @@ _REQUIRED = frozenset({"python", "wasmtime", "supervisor"})
 """Without these no keep starts. Where another check fails, keeps start and say what does not hold."""
 
 
-def backends(supervisor: Supervisor) -> tuple[BackendInfo, ...]:
-    """Every backend with its checks."""
+def backends(supervisor: Supervisor, machines: tuple[BackendInfo, ...]) -> tuple[BackendInfo, ...]:
+    """Every backend with its checks; `machines` are those of virtual machines."""
     checks = process_checks(supervisor)
     available = all(check.passed for check in checks if check.name in _REQUIRED)
-    return (BackendInfo(Backend.PROCESS, available, checks), *tee_backends())
+    return (BackendInfo(Backend.PROCESS, available, checks), *machines, sgx_backend())
 
 
-def check_backend(backend: Backend, supervisor: Supervisor) -> None:
+def check_backend(backend: Backend, supervisor: Supervisor, machines: tuple[BackendInfo, ...]) -> None:
     """Raises `RefusalError` (`backend-unavailable`) when keeps of this backend cannot start here."""
-    for info in backends(supervisor):
+    for info in backends(supervisor, machines):
         if info.name is backend:
             if not info.available:
-                failed = next(check for check in info.checks if not check.passed and _decides(info, check))
+                failed = _deciding(info)
                 raise RefusalError(
                     ErrorCode.BACKEND_UNAVAILABLE,
                     f"the backend {backend} does not work on this host: {failed.name}: {failed.message}",
@@ -61,8 +62,12 @@ def check_evidence(kind: EvidenceKind | None, tpm: Path | None) -> None:
             )
 
 
-def _decides(info: BackendInfo, check: Check) -> bool:
-    return info.name.is_tee or check.name in _REQUIRED
+def _deciding(info: BackendInfo) -> Check:
+    """The check for whose sake a backend is not available."""
+    if info.name.is_machine and (failed := failed_check(info)) is not None:
+        return failed
+    required = _REQUIRED if info.name is Backend.PROCESS else {check.name for check in info.checks}
+    return next(check for check in info.checks if not check.passed and check.name in required)
 
 
 def process_checks(supervisor: Supervisor) -> tuple[Check, ...]:

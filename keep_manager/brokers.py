@@ -9,7 +9,7 @@ import msgspec
 from keep_manager.config import Settings
 from keep_manager.entry import KeepEntry
 from keep_manager.errors import BrokerStartError, UnitStartError
-from keep_manager.keep_log import last_line
+from keep_manager.keep_log import said_last
 from keep_manager.supervisor.interface import ActiveState, Supervisor
 from keep_protocol.broker import BrokerConfiguration
 from keep_protocol.names import instance_name
@@ -41,8 +41,8 @@ class Brokers:
             status = await self._supervisor.start_broker(instance, msgspec.json.encode(configuration))
         except UnitStartError as error:
             entry.broker = ActiveState.FAILED
-            line = last_line(self._supervisor.log_path(instance))
-            raise BrokerStartError(f"{error.result}: {error}" + (f"; its log ends: {line}" if line else "")) from None
+            said = said_last(self._supervisor.log_path(instance))
+            raise BrokerStartError(f"{error.result}: {error}{said}") from None
         entry.broker = status.active
 
     async def ensure(self, entry: KeepEntry) -> None:

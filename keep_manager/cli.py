@@ -26,6 +26,7 @@ from keep_manager.config import (
 from keep_manager.errors import ConfigurationError, ManagerError
 from keep_manager.roles import Quota, add_identity, parse_size
 from keep_protocol import __version__
+from keep_protocol.manager_api import Check
 from keep_protocol.names import new_deployment_id
 from keep_protocol.states import ManagerRole
 
@@ -185,17 +186,22 @@ def _install(options: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(options: argparse.Namespace) -> int:
-    from keep_manager.doctor import examine, hardware
+def _doctor(arguments: argparse.Namespace) -> int:
+    from keep_manager.doctor import examine, options
 
-    checks = examine(_home(options))
+    checks = examine(_home(arguments))
     for check in checks:
-        mark = "ok  " if check.passed else "FAIL"
-        print(f"{mark}  {check.name:<14} {check.info}{'' if check.passed else f' {check.message}'}".rstrip())
+        _print_check("ok  " if check.passed else "FAIL", check)
     # What a host may well lack: said, and no fault.
-    for option in hardware(_home(options)):
-        print(f"{'ok  ' if option.available else '--  '}  {option.name:<14} {option.reason}")
+    for option in options(_home(arguments)):
+        print(f"\n{'ok  ' if option.available else '--  '}  {option.name}")
+        for check in option.checks:
+            _print_check("  ok" if check.passed else "  --", check)
     return 0 if all(check.passed for check in checks) else 1
+
+
+def _print_check(mark: str, check: Check) -> None:
+    print(f"{mark}  {check.name:<18} {check.info if check.passed else check.message}".rstrip())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,11 +6,13 @@ import ipaddress
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from keep_manager.errors import ConfigurationError
+from keep_manager.machines.settings import KEYS as MACHINE_KEYS
+from keep_manager.machines.settings import MachineSettings, parse_machines
 from keep_manager.watch_settings import WATCH_KEYS, WatchSettings, read_watch
 from keep_protocol.names import DEPLOYMENT_ID
 
@@ -23,9 +25,10 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 
 _KEYS: dict[str, frozenset[str]] = {
-    "": frozenset({"domain", "deployment", "listen", "hosts", "systemd", "endpoints", "keeps", "watch"}),
+    "": frozenset({"domain", "deployment", "listen", "hosts", "systemd", "endpoints", "keeps", "machines", "watch"}),
     "endpoints": frozenset({"address", "ports"}),
     "keeps": frozenset({"allow_shared_uid", "listen_ports", "private_egress", "tpm"}),
+    "machines": MACHINE_KEYS,
     "watch": WATCH_KEYS,
 }
 
@@ -114,6 +117,7 @@ class Settings:
     """Whether keeps of several owners may run under one user, where the supervisor cannot separate them."""
     tpm: Path | None = None
     """Device or UNIX socket of the TPM 2.0 that keeps attest by; None: /dev/tpmrm0 where it exists."""
+    machines: MachineSettings = field(default_factory=MachineSettings)
     watch: WatchSettings | None = None
     """How the manager looks at its keeps' evidence again and again; None: it does not."""
     tenant_network: TenantNetwork = TenantNetwork()
@@ -192,6 +196,12 @@ private_egress = {"true" if settings.tenant_network.private_egress else "false"}
 # Device or UNIX socket of the TPM 2.0 by which keeps attest. Without it /dev/tpmrm0, where there is one.
 {f'tpm = "{settings.tpm}"' if settings.tpm else '# tpm = "/dev/tpmrm0"'}
 
+# Keeps that are virtual machines. Where things are, if not where Debian puts them; docs/backends.md has all keys.
+[machines]
+# The guest image that `keep-manager image build` makes.
+# image = "/srv/wasmkeep/image"
+# qemu = "/usr/bin/qemu-system-x86_64"
+
 # With this table the manager looks at its keeps' evidence again and again; see docs/operating.md.
 # [watch]
 # interval = 300
@@ -257,6 +267,7 @@ def _settings(document: dict[str, Any], folder: Path) -> Settings:
         endpoint_ports=_ports(endpoints, "endpoints", "ports"),
         allow_shared_uid=_boolean(keeps, "allow_shared_uid"),
         tpm=Path(tpm) if tpm else None,
+        machines=parse_machines(_table(document, "machines")),
         watch=read_watch(_table(document, "watch"), folder),
         tenant_network=TenantNetwork(
             listen_ports=_ports(keeps, "keeps", "listen_ports") or DEFAULT_LISTEN_PORTS,

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from keep_manager.backends import host_checks
 from keep_manager.config import Home, load_settings
 from keep_manager.errors import ManagerError
-from keep_manager.hardware import attesters, tee_backends
+from keep_manager.hardware import attesters, sgx_backend
+from keep_manager.machines.checks import machine_backends
+from keep_manager.machines.settings import MachineSettings
+from keep_manager.machines.survey import Surveyor
 from keep_manager.pki import PkiPaths, key_of, load_certificate, now
 from keep_manager.roles import read_roles
 from keep_manager.store import Store
@@ -29,22 +32,20 @@ class Option:
 
     name: str
     available: bool
-    reason: str
+    checks: tuple[Check, ...]
 
 
-def hardware(home: Home) -> tuple[Option, ...]:
-    """Kinds of evidence and backends of trusted hardware."""
+def options(home: Home) -> tuple[Option, ...]:
+    """Kinds of evidence, and backends beside `process`."""
     try:
-        tpm = load_settings(home).tpm
+        settings = load_settings(home)
+        tpm, machines = settings.tpm, settings.machines
     except ManagerError:
-        tpm = None
-    found = [(f"evidence {info.kind}", info.available, info.checks) for info in attesters(tpm)]
-    found += [(f"backend {info.name}", info.available, info.checks) for info in tee_backends()]
-    return tuple(Option(name, available, _reason(checks, available)) for name, available, checks in found)
-
-
-def _reason(checks: tuple[Check, ...], available: bool) -> str:
-    return "; ".join(check.info if available else check.message for check in checks if check.passed is available)
+        tpm, machines = None, MachineSettings()
+    survey = Surveyor(machines).look()
+    evidence = (Option(f"evidence {info.kind}", info.available, info.checks) for info in attesters(tpm))
+    backends = (*machine_backends(survey), sgx_backend())
+    return (*evidence, *(Option(f"backend {info.name}", info.available, info.checks) for info in backends))
 
 
 def _home_checks(home: Home) -> Iterator[Check]:

@@ -46,9 +46,9 @@ class SupervisorUnavailableError(SupervisorError):
 class UnitStartError(SupervisorError):
     """A unit did not become ready; `result` is systemd's word for why."""
 
-    def __init__(self, instance: str, result: str, detail: str = "") -> None:
-        super().__init__(f"keep@{instance}.service did not start: {result}{': ' + detail if detail else ''}")
-        self.instance = instance
+    def __init__(self, unit: str, result: str, detail: str = "") -> None:
+        super().__init__(f"{unit} did not start: {result}{': ' + detail if detail else ''}")
+        self.unit = unit
         self.result = result
 
 
@@ -76,3 +76,15 @@ class SealingKeyError(KeepStartError):
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"sealing-key: {detail}")
+
+
+class ProgramError(ManagerError):
+    """A program of the host that was asked something is missing, fails, or does not answer."""
+
+
+class GuestImageError(ManagerError):
+    """The guest image is missing, damaged, or none."""
+
+
+class MachineUnavailableError(ManagerError):
+    """What a keep's virtual machine is started from is not there any more."""

@@ -1,4 +1,4 @@
-"""What this machine has for isolating keeps by hardware or for making evidence, and what is missing where not."""
+"""What this machine has for making evidence, and SGX; what virtual machines need is in `machines`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from keep_protocol.states import Backend
 
 DEFAULT_TPM: Final = Path("/dev/tpmrm0")
 
-_TECHNOLOGIES: Final = {
-    Backend.SNP: ("/sys/module/kvm_amd/parameters/sev_snp", "AMD EPYC Milan or later with SNP enabled in firmware"),
-    Backend.TDX: ("/sys/module/kvm_intel/parameters/tdx", "Intel Xeon of the 5th generation or later with TDX enabled"),
-    Backend.SGX: ("/dev/sgx_enclave", "an Intel processor with SGX and flexible launch control enabled"),
-    Backend.NITRO: ("/dev/nitro_enclaves", "an AWS instance of a Nitro type with enclaves enabled"),
-}
-_NAMES: Final = {Backend.SNP: "SEV-SNP", Backend.TDX: "TDX", Backend.SGX: "SGX", Backend.NITRO: "Nitro enclaves"}
+_SGX_DEVICE: Final = Path("/dev/sgx_enclave")
 
 
-def tee_backends(root: Path = Path("/")) -> tuple[BackendInfo, ...]:
-    """The backends of trusted hardware, each with what is missing. `root` is the root of the file system."""
-    return tuple(_tee_backend(backend, root) for backend in Backend if backend.is_tee)
+def sgx_backend(root: Path = Path("/")) -> BackendInfo:
+    """Enclaves of SGX, which nothing starts yet. `root` is the root of the file system."""
+    present = _below(root, _SGX_DEVICE).exists()
+    hardware = Check(
+        "hardware",
+        present,
+        f"{_SGX_DEVICE} is there" if present else "",
+        ""
+        if present
+        else f"this machine offers no SGX ({_SGX_DEVICE}): it takes an Intel processor with SGX and flexible launch "
+        "control enabled",
+    )
+    launcher = Check("launcher", False, "", f"this version starts no {Backend.SGX} keeps: choose another backend")
+    return BackendInfo(Backend.SGX, False, (hardware, launcher))
 
 
 def attesters(tpm: Path | None = None, root: Path = Path("/")) -> tuple[AttesterInfo, ...]:
@@ -35,29 +40,6 @@ def attesters(tpm: Path | None = None, root: Path = Path("/")) -> tuple[Attester
         AttesterInfo(EvidenceKind.SIMULATED, True, (simulated,)),
         AttesterInfo(EvidenceKind.TPM, found.passed, (found,)),
     )
-
-
-def _tee_backend(backend: Backend, root: Path) -> BackendInfo:
-    path, remedy = _TECHNOLOGIES[backend]
-    place = _below(root, Path(path))
-    present = _is_enabled(place)
-    hardware = Check(
-        "hardware",
-        present,
-        f"{path} is there" if present else "",
-        "" if present else f"this machine offers no {_NAMES[backend]} ({path}): it takes {remedy}",
-    )
-    launcher = Check("launcher", False, "", f"this version starts no {backend} keeps: choose the backend `process`")
-    return BackendInfo(backend, False, (hardware, launcher))
-
-
-def _is_enabled(path: Path) -> bool:
-    """A device, or a parameter of a module that says yes."""
-    try:
-        mode = path.stat().st_mode
-        return not stat.S_ISREG(mode) or path.read_text().strip() in {"Y", "1"}
-    except OSError:
-        return False
 
 
 def _tpm(path: Path) -> Check:

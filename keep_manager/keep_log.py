@@ -26,7 +26,7 @@ def tail(path: Path, lines: int) -> str:
     return "".join(text.splitlines(keepends=True)[-lines:])
 
 
-def last_line(path: Path) -> str:
-    """The last line that says something, cut to what fits into a message."""
+def said_last(path: Path) -> str:
+    """The last line that says something, cut and put as the end of a message; empty when there is none."""
     written = [line.strip() for line in tail(path, 20).splitlines() if line.strip()]
-    return written[-1][:400] if written else ""
+    return f"; its log ends: {written[-1][:400]}" if written else ""

@@ -15,6 +15,7 @@ from keep_manager.admission import (
     HostCapacity,
     check_authorities,
     check_capacity,
+    check_machine,
     check_name,
     check_owner,
     check_quota,
@@ -28,11 +29,12 @@ from keep_manager.entry import KeepEntry
 from keep_manager.errors import EndpointTakenError, KeepStartError, StoreError, SupervisorUnavailableError
 from keep_manager.faults import fault_point
 from keep_manager.lifecycle import Lifecycle
+from keep_manager.machines.machines import Machines
 from keep_manager.network_admission import check_ports, check_tenant
 from keep_manager.store import IdempotencyKey, KeepRow, Phase, Store, timestamp
 from keep_manager.trust import Trust
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.manager_api import CreateKeep, Keep
+from keep_protocol.manager_api import BackendInfo, CreateKeep, Keep
 from keep_protocol.names import new_keep_id
 from keep_protocol.spec import canonical
 from keep_protocol.states import Desired, KeepState
@@ -45,11 +47,19 @@ _T = TypeVar("_T")
 class Keeps:
     """The keeps of this deployment as callers see them."""
 
-    def __init__(self, lifecycle: Lifecycle, store: Store, settings: Settings, trust: Callable[[], Trust]) -> None:
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        store: Store,
+        settings: Settings,
+        trust: Callable[[], Trust],
+        machines: Machines,
+    ) -> None:
         self._lifecycle = lifecycle
         self._store = store
         self._settings = settings
         self._trust = trust
+        self._machines = machines
         self._capacity = HostCapacity.measure(lifecycle.supervisor.paths.state)
         self._in_flight: dict[tuple[str, str], tuple[bytes, asyncio.Task[bytes]]] = {}
         self._acts: set[asyncio.Task[Any]] = set()
@@ -143,7 +153,8 @@ class Keeps:
     # -- making
 
     async def _create(self, caller: Caller, request: CreateKeep, key: IdempotencyKey | None) -> bytes:
-        entry, listener = self._admit(caller, request, key)
+        machines = await self._machines.backends() if request.spec.backend.is_machine else ()
+        entry, listener = self._admit(caller, request, key, machines)
         async with entry.lock:
             fault_point("create:recorded")
             try:
@@ -163,7 +174,11 @@ class Keeps:
             return msgspec.json.encode(entry.wire(stale=self.stale))
 
     def _admit(
-        self, caller: Caller, request: CreateKeep, key: IdempotencyKey | None
+        self,
+        caller: Caller,
+        request: CreateKeep,
+        key: IdempotencyKey | None,
+        machines: tuple[BackendInfo, ...],
     ) -> tuple[KeepEntry, socket.socket]:
         """Check everything, bind the endpoint, announce. No await in here: two requests cannot pass one quota."""
         self._need_supervisor()
@@ -175,8 +190,11 @@ class Keeps:
         check_spec(spec, raw)
         check_authorities(spec, self._trust().authorities)
         check_capacity(spec.limits, self._capacity)
-        check_backend(spec.backend, self._lifecycle.supervisor)
-        check_evidence(spec.evidence, self._settings.tpm)
+        check_backend(spec.backend, self._lifecycle.supervisor, machines)
+        if spec.backend.is_machine:
+            check_machine(spec)
+        else:
+            check_evidence(spec.evidence, self._settings.tpm)
         if not caller.is_operator:
             check_tenant(spec.network, self._settings.tenant_network)
         check_ports(spec.network, self._settings.endpoint_address, entries)

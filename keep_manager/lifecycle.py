@@ -24,6 +24,7 @@ from keep_manager.errors import (
     EndpointTakenError,
     KeepFileError,
     KeepStartError,
+    MachineUnavailableError,
     ProbeError,
     SealingKeyError,
     StoreFullError,
@@ -34,13 +35,13 @@ from keep_manager.faults import fault_point
 from keep_manager.handover import HandoverRefusedError, Offer
 from keep_manager.host_links import HostLinks
 from keep_manager.keep_file import PublishedFacts, read_keep_file, spki_digest
-from keep_manager.keep_log import last_line, tail
+from keep_manager.keep_log import said_last, tail
 from keep_manager.offers import Offers
 from keep_manager.probe import check_endpoint
 from keep_manager.store import IdempotencyKey, KeepRow, NewEvent, Phase, Store
 from keep_manager.supervisor.interface import ActiveState, Supervisor, UnitStatus
 from keep_protocol.handover import Hello
-from keep_protocol.names import instance_name
+from keep_protocol.names import instance_name, keep_of_instance
 from keep_protocol.states import Desired, KeepState
 
 _logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Lifecycle:
 
     def instance(self, entry: KeepEntry) -> str:
         """The instance name of the keep's unit."""
-        return instance_name(self._settings.deployment, entry.id)
+        return instance_name(self._settings.deployment, entry.id, machine=entry.spec.backend.is_machine)
 
     @property
     def shared_folder(self) -> Path:
@@ -121,22 +122,21 @@ class Lifecycle:
         """
         instance = self.instance(entry)
         try:
-            self._offers[instance] = self._offering.make(entry, listener)
+            self._offers[instance] = await self._offering.make(entry, listener)
             self._links.make(instance)
             fault_point("launch:linked")
             # First, because its folder is bound into the keep's view.
             await self._brokers.start(entry)
             fault_point("launch:network")
-            status = await self.supervisor.start(instance, entry.spec.limits)
-        except (DeviceError, SealingKeyError) as error:
+            status = await self.supervisor.start(instance, self._offering.unit_limits(entry.spec))
+        except (DeviceError, MachineUnavailableError, SealingKeyError) as error:
             raise KeepStartError(str(error)) from None
         except UnitStartError as error:
             log = self.supervisor.log_path(instance)
             # A keep that is undone takes its log along.
             for line in tail(log, 40).splitlines():
                 _logger.warning("keep %s did not start: %s", entry.id, line)
-            line = last_line(log)
-            raise KeepStartError(f"{error.result}: {error}" + (f"; its log ends: {line}" if line else "")) from None
+            raise KeepStartError(f"{error.result}: {error}{said_last(log)}") from None
         finally:
             # Taken by the keep, or not wanted any more.
             if (left := self._offers.pop(instance, None)) is not None:
@@ -163,7 +163,7 @@ class Lifecycle:
             listener = bind_recorded(entry.row.endpoint)
         except EndpointTakenError as error:
             raise HandoverRefusedError(f"endpoint-taken: {error}") from None
-        return self._offering.make(entry, listener)
+        return await self._offering.make(entry, listener)
 
     async def verify(self, entry: KeepEntry, status: UnitStatus, attempts: int = 1) -> PublishedFacts:
         """What the keep published in this life, after its key answered at its endpoint. Raises `KeepStartError`."""
@@ -296,7 +296,7 @@ class Lifecycle:
 
     def of_instance(self, instance: str) -> KeepEntry | None:
         """The keep of this deployment whose unit has this instance name."""
-        deployment, _, keep_id = instance.partition("-")
+        deployment, keep_id = keep_of_instance(instance)
         return self.entries.get(keep_id) if deployment == self._settings.deployment else None
 
     async def _finish_creation(self, entry: KeepEntry, status: UnitStatus) -> None:
@@ -328,7 +328,8 @@ class Lifecycle:
             case ActiveState.DEACTIVATING:
                 entry.state, entry.pid = KeepState.STOPPING, status.main_pid
             case ActiveState.FAILED:
-                self.fail(entry, f"{status.result}: the unit failed after {status.restarts} restarts; start the keep")
+                said = f"start the keep{said_last(self.supervisor.log_path(status.instance))}"
+                self.fail(entry, f"{status.result}: the unit failed after {status.restarts} restarts; {said}")
             case ActiveState.INACTIVE if start_missing:
                 await self._revive(entry)
             case ActiveState.INACTIVE if entry.row.state is not KeepState.FAILED:

@@ -67,8 +67,8 @@ class Reconciler:
         )
         self._keeps.foreign = frozenset(_name(status) for status in found if not self._is_ours(status))
         for entry in list(self._lifecycle.entries.values()):
-            status = units.get(instance_name(self._deployment, entry.id))
-            broker = brokers.get(instance_name(self._deployment, entry.id))
+            instance = self._lifecycle.instance(entry)
+            status, broker = units.get(instance), brokers.get(instance)
             entry.broker = None if broker is None else broker.active
             # Whoever holds the lock is changing the state right now.
             known = status is not None and not entry.lock.locked() and self._lifecycle.recognise(entry, status)

@@ -12,13 +12,12 @@ from typing import Any
 
 from keep_manager.config import write_private
 from keep_manager.errors import ConfigurationError
+from keep_manager.sizes import parse_size as parse_size
 from keep_protocol.states import ManagerRole
 
 _logger = logging.getLogger(__name__)
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9.-]+(?:/[A-Za-z0-9._-]+)+", re.ASCII)
-_SIZE = re.compile(r"(\d{1,15})\s*([KMGT]?)(?:iB|B)?", re.ASCII)
-_FACTORS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _QUOTAS = ("max_keeps", "max_memory", "max_disk")
 
 
@@ -123,15 +122,6 @@ def add_identity(path: Path, identity: str, roles: list[ManagerRole], quota: Quo
     if quota is not None:
         lines += [f"{name} = {getattr(quota, name)}" for name in _QUOTAS]
     write_private(path, path.read_bytes().rstrip() + ("\n" + "\n".join(lines) + "\n").encode())
-
-
-def parse_size(value: object) -> int:
-    """Bytes from an integer, or from text like `512M` or `4GiB` (powers of 1024). Raises `ConfigurationError`."""
-    if type(value) is int and value >= 0:
-        return value
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-        return int(match[1]) * _FACTORS[match[2]]
-    raise ConfigurationError(f'{value!r} is not a size such as 536870912, "512M" or "4G"')
 
 
 def _rights(identity: str, entry: Any) -> Rights:

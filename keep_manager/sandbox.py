@@ -15,11 +15,13 @@ _logger = logging.getLogger(__name__)
 _PROBE_PATIENCE = 15.0
 
 
-async def describe_sandbox(supervisor: Supervisor, facts: tuple[SandboxFact, ...]) -> tuple[Directive, ...]:
+async def describe_sandbox(
+    supervisor: Supervisor, facts: tuple[SandboxFact, ...], *, machine: bool
+) -> tuple[Directive, ...]:
     """Every directive of the keep's unit: what the keep found when it started goes before what a probe unit found."""
     try:
         async with asyncio.timeout(_PROBE_PATIENCE):
-            report = await supervisor.sandbox()
+            report = await supervisor.sandbox(machine=machine)
     except (SupervisorError, TimeoutError) as error:
         _logger.warning("the sandbox cannot be probed: %s", error)
         report = SandboxReport((), (), "")

@@ -30,6 +30,7 @@ from keep_manager.issued import renew_crl, revoked_serials
 from keep_manager.keeps import Keeps
 from keep_manager.lifecycle import Lifecycle
 from keep_manager.listener import listen_on
+from keep_manager.machines.machines import Machines
 from keep_manager.offers import Offers
 from keep_manager.pki import PkiPaths, key_of, load_certificate, renew_server
 from keep_manager.probe import endpoint_certificate
@@ -107,12 +108,13 @@ class RunningManager:
             events = EventLog(self.store)
             reserve = DiskReserve(home.database.with_name("disk-reserve"))
             reserve.fill()
-            offers = Offers(settings, SealingKeys(home.sealing_keys), lambda: self.context.trust)
+            machines = Machines(settings.machines)
+            offers = Offers(settings, SealingKeys(home.sealing_keys), lambda: self.context.trust, machines)
             lifecycle = Lifecycle(self.store, events, supervisor, settings, reserve, offers)
-            keeps = Keeps(lifecycle, self.store, settings, lambda: self.context.trust)
+            keeps = Keeps(lifecycle, self.store, settings, lambda: self.context.trust, machines)
             roles = RolesTable(home.roles_file)
             self.context = ManagerContext(
-                home, settings, supervisor, roles, events, lifecycle, keeps, _read_trust(self.paths)
+                home, settings, supervisor, roles, events, lifecycle, keeps, _read_trust(self.paths), machines
             )
         except BaseException:
             self.store.close()

@@ -12,7 +12,9 @@ from keep_protocol.manager_api import BackendList
 
 async def list_backends(call: Call) -> Response:
     """Every backend with its checks, looked at now."""
-    return json_response(BackendList(backends(call.context.supervisor), attesters(call.context.settings.tpm)))
+    context = call.context
+    found = backends(context.supervisor, await context.machines.backends())
+    return json_response(BackendList(found, attesters(context.settings.tpm)))
 
 
 ROUTES = (

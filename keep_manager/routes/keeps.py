@@ -14,6 +14,7 @@ from keep_manager.route import MANAGING, SEEING, Call, Route, json_response
 from keep_manager.sandbox import describe_sandbox
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.manager_api import BrokerInfo, CreateKeep, Keep, KeepDetail, KeepList, KeepRecord
+from keep_protocol.names import unit_name
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 _ENFORCED = frozenset({"memory", "cpu", "tasks"})
@@ -65,9 +66,9 @@ async def show_keep(call: Call) -> Response:
         KeepDetail(
             keep=entry.wire(stale=context.keeps.stale),
             supervisor=context.supervisor.kind.value,
-            unit=f"keep@{instance}.service",
+            unit=unit_name(instance),
             broker=broker,
-            sandbox=await describe_sandbox(context.supervisor, entry.sandbox),
+            sandbox=await describe_sandbox(context.supervisor, entry.sandbox, machine=entry.spec.backend.is_machine),
             limits_enforced=context.supervisor.promises.limits >= _ENFORCED,
             spec=entry.spec,
         )

@@ -25,6 +25,7 @@ from pystemd import dbusexc
 from pystemd.dbuslib import DBusAddress, apply_signature, path_encode
 
 from keep_manager.supervisor.frames import BusAnswer, BusRequest, BusSignal, UnitProperties, encode_frame
+from keep_protocol.names import instance_of_unit
 
 _DESTINATION = b"org.freedesktop.systemd1"
 _PATH = b"/org/freedesktop/systemd1"
@@ -32,7 +33,7 @@ _MANAGER = _DESTINATION + b".Manager"
 _UNIT = _DESTINATION + b".Unit"
 _SERVICE = _DESTINATION + b".Service"
 _PROPERTIES = b"org.freedesktop.DBus.Properties"
-_TEMPLATES = ("keep", "keep-net")
+_TEMPLATES = ("keep", "keep-vm", "keep-net")
 _UNIT_PATHS = tuple(
     path_encode(_PATH + b"/unit", f"{template}@x.service".encode()).removesuffix(b"x_2eservice")
     for template in _TEMPLATES
@@ -166,7 +167,7 @@ class Helper:
     def _do_unit_of(self, request: BusRequest) -> BusAnswer:
         path = self._bus.call("GetUnitByPID", "u", request.pid)
         name = self._bus.get(path, _UNIT, "Id", b"s").decode()
-        if not name.startswith("keep@"):
+        if instance_of_unit(name) is None:
             return BusAnswer(request.number)
         return BusAnswer(request.number, units=(self._properties(name, path),))
 
@@ -249,7 +250,8 @@ class Helper:
         invocation = bytes(get(path, _UNIT, "InvocationID", b"ay"))
         template, _, instance = name.removesuffix(".service").partition("@")
         return UnitProperties(
-            template=template,
+            # A machine's unit is a keep's to everybody but systemd.
+            template="keep" if instance_of_unit(name) is not None else template,
             instance=instance,
             active=get(path, _UNIT, "ActiveState", b"s").decode(),
             sub=get(path, _UNIT, "SubState", b"s").decode(),

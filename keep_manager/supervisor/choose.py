@@ -71,4 +71,9 @@ def _private_user() -> KeepUser:
 
 
 def _probe_files(units: Path, state: Path) -> ProbeFiles:
-    return ProbeFiles(units, state / "sandbox-probe.jsonl", state / "sandbox-probe.json")
+    return ProbeFiles(
+        units,
+        state / "sandbox-probe.jsonl",
+        record=state / "sandbox-probe.json",
+        machine_record=state / "sandbox-probe-vm.json",
+    )

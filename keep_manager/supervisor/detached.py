@@ -164,7 +164,7 @@ class DetachedSupervisor:
         """What a keep that was killed left in memory: there is no unit with which it would go."""
         shutil.rmtree(memory_folder_of(self._paths.state / instance, SHARED_MEMORY), ignore_errors=True)
 
-    async def sandbox(self) -> SandboxReport:
+    async def sandbox(self, *, machine: bool) -> SandboxReport:
         """There is none."""
         return SandboxReport((), (), "")
 

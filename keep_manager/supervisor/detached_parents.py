@@ -20,8 +20,10 @@ import msgspec
 from keep_manager.errors import SupervisorUnavailableError, UnitStartError
 from keep_manager.supervisor.interface import ActiveState, UnitKind, UnitStatus
 from keep_protocol.detached import MAX_MESSAGE, DetachedCommand, DetachedStatus, LoaderFile, start_time
+from keep_protocol.names import is_machine_instance
 
 _START_TIMEOUT = 40.0
+_MACHINE_START_TIMEOUT = 240.0
 _FIND_TIMEOUT = 2.0
 """For a parent that the last manager was just starting; without one its folder is only what that manager left."""
 _STOP_TIMEOUT = 20.0
@@ -83,7 +85,8 @@ class DetachedParents:
         await asyncio.to_thread(self._spawn, instance, arguments, log)
         parent = await self._attach(instance, _START_TIMEOUT)
         try:
-            async with asyncio.timeout(_START_TIMEOUT), parent.changed:
+            patience = _MACHINE_START_TIMEOUT if is_machine_instance(instance) else _START_TIMEOUT
+            async with asyncio.timeout(patience), parent.changed:
                 await parent.changed.wait_for(
                     lambda: parent.ended or parent.status.active is ActiveState.ACTIVE or parent.status.restarts > 0
                 )

@@ -96,7 +96,11 @@ def _installable(kind: str) -> SupervisorKind:
 
 def _unit_files(folders: InstanceFolders) -> list[Path]:
     return [
-        folders.units / name for name in ("keep@.service", "keep-net@.service", "keeps.slice", "keep-manager.service")
+        folders.units / name
+        for name in (
+            *("keep@.service", "keep-vm@.service", "keep-net@.service"),
+            *("keeps.slice", "keep-manager.service"),
+        )
     ]
 
 

@@ -91,7 +91,7 @@ class SandboxReport:
 
 
 class Supervisor(Protocol):
-    """Starts, stops, lists and watches the units `keep@<instance>.service` and `keep-net@<instance>.service`.
+    """Starts, stops, lists and watches the units of keeps and of their brokers; keep_protocol.names has their names.
 
     Every method raises `SupervisorUnavailableError` when the supervisor does not answer in time.
     """
@@ -152,7 +152,10 @@ class Supervisor(Protocol):
     async def wipe(self, instance: str) -> None:
         """Remove a stopped unit's state, runtime folder, log and record of failure."""
 
-    async def sandbox(self) -> SandboxReport:
-        """What is known of the sandbox of its units; tried once per unit text, systemd version and boot."""
+    async def sandbox(self, *, machine: bool) -> SandboxReport:
+        """What is known of the sandbox of its units, those of processes or of virtual machines.
+
+        Tried once per unit text, systemd version and boot.
+        """
 
     def log_path(self, instance: str) -> Path: ...

@@ -13,7 +13,7 @@ import msgspec
 
 from keep_manager.errors import SupervisorError
 from keep_manager.supervisor.bus_client import BusClient, BusError
-from keep_manager.supervisor.units import KeepUnit, render_keep_unit
+from keep_manager.supervisor.units import KeepUnit, render_keep_unit, render_machine_unit
 from keep_protocol.handover import SandboxFact
 from keep_protocol.probe import (
     MANAGER_HOME,
@@ -22,6 +22,7 @@ from keep_protocol.probe import (
     PROBE_DEVICE,
     PROBE_MEMORY,
     PROBE_TASKS,
+    PROBED_MACHINE,
 )
 
 PROBE_UNIT = "keep-probe.service"
@@ -61,8 +62,10 @@ class ProbeResult(msgspec.Struct, frozen=True):
     facts: tuple[SandboxFact, ...]
 
 
-def render_probe_unit(keep_unit: str, *, home: Path, output: Path, namespaces: tuple[str, ...]) -> str:
-    """The probe unit: the keep's directives around another command."""
+def render_probe_unit(
+    keep_unit: str, *, home: Path, output: Path, namespaces: tuple[str, ...], machine: bool = False
+) -> str:
+    """The probe unit: the keep's directives around another command. `machine`: those of a virtual machine's."""
     lines = []
     start = ""
     for line in keep_unit.splitlines():
@@ -76,10 +79,12 @@ def render_probe_unit(keep_unit: str, *, home: Path, output: Path, namespaces: t
             .replace("keep %i", "probe")
             .replace("k-%i", f"k-{PROBE_INSTANCE}")
         )
-        if line == "[Service]":
+        if line == "[Service]" and "Type=oneshot" not in lines:
             lines += ["Type=oneshot", f"StandardOutput=append:{output}", f"StandardError=append:{output}.err"]
             lines += [f"MemoryMax={PROBE_MEMORY}", f"TasksMax={PROBE_TASKS}", f"CPUQuota={PROBE_CPU_PERCENT}%"]
             lines.append(f"Environment={OUTSIDE_NAMESPACES}={' '.join(namespaces)!r}")
+            if machine:
+                lines.append(f"Environment={PROBED_MACHINE}=1")
             lines.append(f"Environment={MANAGER_HOME}={str(home).replace('%', '%%')!r}")
             if device := next((device for device in _DEVICES if device.exists()), None):
                 lines.append(f"BindPaths={device}:%t/wasmkeep/probe/{PROBE_DEVICE}")
@@ -100,25 +105,32 @@ class ProbeFiles:
     output: Path
     record: Path
     """Where the result is remembered."""
+    machine_record: Path
+    """The same for units of virtual machines."""
 
 
-async def probe(bus: BusClient, *, keep_unit: KeepUnit, files: ProbeFiles, systemd_pid: int, date: str) -> ProbeResult:
-    """What holds for units like `keep_unit` on this instance; `files.record` when it was tried before.
+async def probe(
+    bus: BusClient, *, keep_unit: KeepUnit, machine: bool, files: ProbeFiles, systemd_pid: int, date: str
+) -> ProbeResult:
+    """What holds for units like `keep_unit` on this instance; what is on record when it was tried before.
 
-    Raises `SupervisorError`.
+    `machine`: for those of virtual machines. Raises `SupervisorError`.
     """
-    unit_text = render_keep_unit(keep_unit)
+    unit_text = render_machine_unit(keep_unit) if machine else render_keep_unit(keep_unit)
+    record = files.machine_record if machine else files.record
     version = (await bus.call("ping")).text
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     key = hashlib.sha256("\0".join((unit_text, version, boot)).encode()).hexdigest()
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        known = msgspec.json.decode(files.record.read_bytes(), type=ProbeResult)
+        known = msgspec.json.decode(record.read_bytes(), type=ProbeResult)
         if known.key == key:
             return known
     files.output.unlink(missing_ok=True)
     namespaces = tuple(os.readlink(f"/proc/{systemd_pid}/ns/{kind}") for kind in ("mnt", "ipc"))
     unit = files.units / PROBE_UNIT
-    unit.write_text(render_probe_unit(unit_text, home=keep_unit.home, output=files.output, namespaces=namespaces))
+    unit.write_text(
+        render_probe_unit(unit_text, home=keep_unit.home, output=files.output, namespaces=namespaces, machine=machine)
+    )
     try:
         answer = await bus.call("start", PROBE_UNIT, timeout=_TIMEOUT)
     except BusError as error:
@@ -129,7 +141,7 @@ async def probe(bus: BusClient, *, keep_unit: KeepUnit, files: ProbeFiles, syste
     if answer.text != "done" or not facts:
         raise SupervisorError(f"{PROBE_UNIT} ended with `{answer.text}` and {len(facts)} results")
     result = ProbeResult(key=key, date=date, facts=facts)
-    files.record.write_bytes(msgspec.json.encode(result))
+    record.write_bytes(msgspec.json.encode(result))
     return result
 
 

@@ -7,6 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
+from keep_protocol.names import keep_of_instance
+
 _FIRST = 0x7000_0000
 _DIGITS = 7
 """Hex digits of a keep's id that its uid is made of: up to 2^31 - 1, a range that nothing else allocates from."""
@@ -42,7 +44,7 @@ class StaticUsers:
 
 def uid_of(instance: str) -> int:
     """The uid, and gid, of a keep; the same for its whole life."""
-    keep_id = instance.rpartition("-")[2]
+    _, keep_id = keep_of_instance(instance)
     return _FIRST + int(keep_id[:_DIGITS], 16)
 
 

@@ -28,13 +28,16 @@ from keep_manager.supervisor.interface import (
 )
 from keep_manager.supervisor.sandbox_probe import PROBE_INSTANCE, ProbeFiles, directives, probe
 from keep_manager.supervisor.static_users import StaticUsers
-from keep_manager.supervisor.units import KeepUnit, KeepUser, render_keep_unit
+from keep_manager.supervisor.units import KeepUnit, KeepUser, render_keep_unit, render_machine_unit
+from keep_protocol.names import is_machine_instance, unit_name
 from keep_protocol.removal import exhaust, remove_tree
 from keep_protocol.spec import Limits
 
 _PING_INTERVAL = 1.0
 _PING_TIMEOUT = 1.5
 _JOB_TIMEOUT = 60.0
+_MACHINE_JOB_TIMEOUT = 240.0
+"""A machine that is translated and measured boots slowly on a busy host; TimeoutStartSec= ends it before."""
 _STOP_TIMEOUT = 30.0
 
 
@@ -67,7 +70,7 @@ class ForeignInstance:
 
 
 class SystemdSupervisor:
-    """Keeps as units `keep@<instance>.service` of one systemd instance."""
+    """Keeps as units `keep@<instance>.service` and `keep-vm@<instance>.service` of one systemd instance."""
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class SystemdSupervisor:
         self._paths = paths
         self._probe_files = probe_files
         self._probing = asyncio.Lock()
-        self._report: SandboxReport | None = None
+        self._reports: dict[bool, SandboxReport] = {}
         self._keep_unit = keep_unit
         self._bus: BusClient | None = None
         self._pinger: asyncio.Task[None] | None = None
@@ -180,7 +183,7 @@ class SystemdSupervisor:
         """Stop it and remove its folder."""
         await self._stop(UnitKind.BROKER, instance)
         with contextlib.suppress(BusError):
-            await self._connected().call("reset", unit_name(instance, UnitKind.BROKER))
+            await self._connected().call("reset", _unit(instance, UnitKind.BROKER))
         self._broker_folder(instance).remove()
 
     async def _units(self, kind: UnitKind) -> dict[str, UnitStatus]:
@@ -189,9 +192,9 @@ class SystemdSupervisor:
 
     async def _start(self, kind: UnitKind, instance: str, properties: dict[str, int]) -> UnitStatus:
         bus = self._connected()
-        unit = unit_name(instance, kind)
+        unit = _unit(instance, kind)
         try:
-            answer = await bus.call("start", unit, limits=properties, timeout=_JOB_TIMEOUT)
+            answer = await bus.call("start", unit, limits=properties, timeout=_job_timeout(instance))
         except BusError as error:
             raise UnitStartError(unit, "refused", str(error)) from error
         status = _status(answer.units[0]) if answer.units else (await self._units(kind)).get(instance)
@@ -201,7 +204,7 @@ class SystemdSupervisor:
 
     async def _stop(self, kind: UnitKind, instance: str) -> None:
         try:
-            await self._connected().call("stop", unit_name(instance, kind), timeout=_STOP_TIMEOUT)
+            await self._connected().call("stop", _unit(instance, kind), timeout=_STOP_TIMEOUT)
         except BusError as error:
             if error.name != "DBusNoSuchUnitError":
                 raise
@@ -231,22 +234,24 @@ class SystemdSupervisor:
                 await bus.call(operation, unit_name(instance))
         await asyncio.to_thread(self._remove_files, instance)
 
-    async def sandbox(self) -> SandboxReport:
-        """The directives of the keep unit, and what the probe unit found of them."""
+    async def sandbox(self, *, machine: bool) -> SandboxReport:
+        """The directives of the keep unit, or of that for machines, and what the probe unit found of them."""
         async with self._probing:
-            if self._report is not None:
-                return self._report
+            if (known := self._reports.get(machine)) is not None:
+                return known
             self._prepare_user(PROBE_INSTANCE, self._paths.state.parent / "probe", self._paths.runtime / "probe")
             result = await probe(
                 self._connected(),
                 keep_unit=self._keep_unit,
+                machine=machine,
                 files=self._probe_files,
                 systemd_pid=_peer_pid(self._instance.bus_address),
                 date=datetime.now(UTC).isoformat(timespec="seconds"),
             )
-            names = directives(render_keep_unit(self._keep_unit))
-            self._report = SandboxReport(tuple(names), result.facts, result.date)
-            return self._report
+            unit_text = render_machine_unit(self._keep_unit) if machine else render_keep_unit(self._keep_unit)
+            report = SandboxReport(tuple(directives(unit_text)), result.facts, result.date)
+            self._reports[machine] = report
+            return report
 
     def log_path(self, instance: str) -> Path:
         """Where the unit's standard output and error go."""
@@ -293,9 +298,13 @@ class SystemdSupervisor:
         return self._bus
 
 
-def unit_name(instance: str, kind: UnitKind = UnitKind.KEEP) -> str:
-    """The unit of an instance."""
-    return f"{kind.value}@{instance}.service"
+def _unit(instance: str, kind: UnitKind) -> str:
+    """The unit of an instance: of which template a keep's is, its name says."""
+    return unit_name(instance) if kind is UnitKind.KEEP else f"{kind.value}@{instance}.service"
+
+
+def _job_timeout(instance: str) -> float:
+    return _MACHINE_JOB_TIMEOUT if is_machine_instance(instance) else _JOB_TIMEOUT
 
 
 def _peer_pid(address: Path) -> int:

@@ -77,6 +77,11 @@ def _render(name: str, unit: KeepUnit, folders: list[Path], *, static_user: str)
     return "\n".join(lines) + "\n"
 
 
+def render_machine_unit(unit: KeepUnit) -> str:
+    """`keep-vm@.service`: a keep's unit, and after it what machines need differently; later lines win or add."""
+    return render_keep_unit(unit) + "\n" + (_TEMPLATES / "keep-vm.conf").read_text()
+
+
 def render_manager_unit(*, home: Path, kind: str) -> str:
     """`keep-manager.service` that serves `home` on the supervisor `kind`."""
     command = f"ExecStart={_escape(Path(sys.prefix) / 'bin' / 'keep-manager')} serve --home {_escape(home)}"
@@ -115,6 +120,7 @@ def write_units(folder: Path, *, targets: dict[str, str], unit: KeepUnit) -> boo
     contents = {
         **targets,
         "keep@.service": render_keep_unit(unit),
+        "keep-vm@.service": render_machine_unit(unit),
         "keep-net@.service": render_broker_unit(unit),
         "keeps.slice": (_TEMPLATES / "keeps.slice").read_text(),
     }

@@ -149,7 +149,7 @@ class FakeSupervisor:
         shutil.rmtree(self.paths.runtime / "keeps" / instance, ignore_errors=True)
         self.log_path(instance).unlink(missing_ok=True)
 
-    async def sandbox(self) -> SandboxReport:
+    async def sandbox(self, *, machine: bool) -> SandboxReport:
         """Nothing is known."""
         return SandboxReport((), (), "")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from keep_manager.backends import check_evidence
-from keep_manager.hardware import DEFAULT_TPM, attesters, tee_backends
+from keep_manager.hardware import DEFAULT_TPM, attesters, sgx_backend
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.evidence import EvidenceKind
-from keep_protocol.manager_api import AttesterInfo, BackendInfo, Check
+from keep_protocol.manager_api import AttesterInfo
 from keep_protocol.states import Backend
 
 
@@ -28,18 +28,6 @@ def tpm(tmp_path: Path) -> Iterator[Path]:
 
 def attester(kind: EvidenceKind, tpm: Path | None, root: Path = Path("/")) -> AttesterInfo:
     return next(info for info in attesters(tpm, root) if info.kind is kind)
-
-
-def backend(name: Backend, root: Path) -> tuple[BackendInfo, Check]:
-    """A backend, and its check of the hardware."""
-    info = next(info for info in tee_backends(root) if info.name is name)
-    return info, next(check for check in info.checks if check.name == "hardware")
-
-
-def place(root: Path, path: str, content: str) -> None:
-    file = root / path
-    file.parent.mkdir(parents=True)
-    file.write_text(content)
 
 
 class TestAttesters:
@@ -84,51 +72,19 @@ class TestAttesters:
         assert "add it to the group of the device" in info.checks[0].message
 
 
-class TestBackends:
-    def test_every_backend_of_trusted_hardware_is_told(self, tmp_path: Path) -> None:
-        told = {info.name for info in tee_backends(tmp_path)}
-        assert told == {Backend.SNP, Backend.TDX, Backend.SGX, Backend.NITRO}
+class TestSgx:
+    def test_a_machine_without_it_says_what_it_takes(self, tmp_path: Path) -> None:
+        info = sgx_backend(tmp_path)
+        assert (info.name, info.available, info.checks[0].passed) == (Backend.SGX, False, False)
+        assert info.checks[0].message.startswith("this machine offers no SGX")
 
-    def test_no_backend_is_available_while_nothing_starts_its_keeps(self, tmp_path: Path) -> None:
-        place(tmp_path, "sys/module/kvm_amd/parameters/sev_snp", "Y\n")
-        for info in tee_backends(tmp_path):
-            assert not info.available
-            launcher = next(check for check in info.checks if check.name == "launcher")
-            assert f"starts no {info.name} keeps" in launcher.message
-
-    @pytest.mark.parametrize(
-        ("name", "path", "content"),
-        [
-            (Backend.SNP, "sys/module/kvm_amd/parameters/sev_snp", "Y\n"),
-            (Backend.SNP, "sys/module/kvm_amd/parameters/sev_snp", "1\n"),
-            (Backend.TDX, "sys/module/kvm_intel/parameters/tdx", "Y\n"),
-        ],
-    )
-    def test_a_module_with_the_feature_on_is_hardware(
-        self, tmp_path: Path, name: Backend, path: str, content: str
-    ) -> None:
-        place(tmp_path, path, content)
-        _, hardware = backend(name, tmp_path)
-        assert (hardware.passed, hardware.info) == (True, f"/{path} is there")
-
-    @pytest.mark.parametrize("content", ["N\n", "0\n", ""])
-    def test_a_module_with_the_feature_off_is_none(self, tmp_path: Path, content: str) -> None:
-        place(tmp_path, "sys/module/kvm_amd/parameters/sev_snp", content)
-        _, hardware = backend(Backend.SNP, tmp_path)
-        assert not hardware.passed
-        assert "AMD EPYC Milan or later with SNP enabled in firmware" in hardware.message
-
-    @pytest.mark.parametrize(("name", "device"), [(Backend.SGX, "sgx_enclave"), (Backend.NITRO, "nitro_enclaves")])
-    def test_a_device_is_hardware_by_being_there(self, tmp_path: Path, name: Backend, device: str) -> None:
+    def test_a_machine_with_it_has_nothing_that_starts_keeps_yet(self, tmp_path: Path) -> None:
         (tmp_path / "dev").mkdir()
-        (tmp_path / "dev" / device).symlink_to("/dev/null")
-        assert backend(name, tmp_path)[1].passed
-
-    @pytest.mark.parametrize("name", [Backend.SNP, Backend.TDX, Backend.SGX, Backend.NITRO])
-    def test_a_machine_without_it_says_what_it_takes(self, tmp_path: Path, name: Backend) -> None:
-        _, hardware = backend(name, tmp_path)
-        assert not hardware.passed
-        assert hardware.message.startswith("this machine offers no ")
+        (tmp_path / "dev" / "sgx_enclave").symlink_to("/dev/null")
+        info = sgx_backend(tmp_path)
+        assert not info.available
+        assert [check.passed for check in info.checks] == [True, False]
+        assert "starts no sgx keeps" in info.checks[1].message
 
 
 class TestCheckEvidence:

@@ -13,6 +13,7 @@ from keep_manager.supervisor.units import (
     KeepUser,
     code_folders,
     render_keep_unit,
+    render_machine_unit,
     render_manager_unit,
     write_units,
 )
@@ -82,3 +83,26 @@ def test_the_manager_unit_serves_its_home(tmp_path: Path, kind: str, target: str
     lines = render_manager_unit(home=tmp_path, kind=kind).splitlines()
     assert f"ExecStart={sys.prefix}/bin/keep-manager serve --home {tmp_path} --systemd {kind}" in lines
     assert f"WantedBy={target}" in lines
+
+
+def test_a_machines_unit_is_a_keeps_with_what_machines_need_after_it(tmp_path: Path) -> None:
+    keep, machine = render_keep_unit(_unit(tmp_path)), render_machine_unit(_unit(tmp_path))
+    assert machine.startswith(keep)
+    added = machine.removeprefix(keep).splitlines()
+    assert "DeviceAllow=/dev/kvm rw" in added
+    assert "RestrictAddressFamilies=AF_VSOCK" in added
+    # What a keep's unit forbids stays forbidden: lines are added, and none takes a sandbox away.
+    assert not [line for line in added if line.endswith("=no") or line.startswith(("User=", "PrivateNetwork="))]
+
+
+def test_a_process_keeps_unit_gives_no_device_of_virtualisation(tmp_path: Path) -> None:
+    assert "/dev/kvm" not in render_keep_unit(_unit(tmp_path))
+
+
+def test_the_probe_of_a_machines_unit_knows_what_is_looser_there(tmp_path: Path) -> None:
+    unit = render_machine_unit(_unit(tmp_path))
+    probe = render_probe_unit(unit, home=tmp_path, output=tmp_path / "out", namespaces=(), machine=True).splitlines()
+    assert "Environment=PROBE_MACHINE=1" in probe
+    assert probe.count("Type=oneshot") == 1
+    assert "LimitMEMLOCK=infinity" in probe
+    assert "LimitMEMLOCK" in directives(unit)
