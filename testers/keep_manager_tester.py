@@ -11,7 +11,7 @@ from pathlib import Path
 from keep_client import KeepClientError, ManagerClient, new_spec
 from keep_protocol import __version__
 from keep_protocol.manager_api import Keep
-from keep_protocol.states import KeepState
+from keep_protocol.states import Backend, KeepState
 from testers.deployment import Deployment, add_connection_options, error_line, printable
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.specification import principals_of
@@ -89,7 +89,7 @@ def _count(options: argparse.Namespace) -> int:
 def _make(manager: ManagerClient, deployment: Deployment, count: int) -> list[Keep]:
     made = []
     for _ in range(count):
-        keep = manager.create_keep(new_spec(principals=principals_of(deployment, [])))
+        keep = manager.create_keep(new_spec(principals=principals_of(deployment, [], Backend.PROCESS)))
         print(f"made: {_line(keep)}")
         made.append(keep)
     print(f"keeps now: {len(manager.list_keeps().keeps)}")

@@ -115,13 +115,14 @@ def _create(options: argparse.Namespace) -> int:
     evidence = evidence_of(options)
     policy = None if options.policy is None else policy_table(options.policy)
     configured = None if options.config is None else open_configuration(options.config)
-    principals, limits = principals_of(deployment, options.allow), limits_of(options)
+    principals, limits = principals_of(deployment, options.allow, options.backend), limits_of(options)
     secrets = secret_sources_of(options)
     with fields_as_options(SPEC_OPTIONS):
         spec = new_spec(
             principals=principals,
             limits=limits,
             at_rest=AtRest(options.at_rest),
+            backend=options.backend,
             evidence=evidence,
             network=network_of(options, network_for(configured)),
             secrets=secrets,

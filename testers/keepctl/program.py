@@ -12,6 +12,7 @@ from keep_protocol import __version__
 from testers.deployment import error_line
 from testers.keepctl import (
     attest,
+    backends,
     calls,
     certificate,
     completion,
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for subject in (
         keeps,
+        backends,
         events,
         workloads,
         calls,

@@ -252,8 +252,9 @@ def _keep(
     policy = None if options.policy is None else policy_from_file(options.policy)
     with fields_as_options(SPEC_OPTIONS):
         spec = new_spec(
-            principals=principals_of(deployment, []),
+            principals=principals_of(deployment, [], options.backend),
             limits=limits_for(_limits(options.memory, options.timeout), configured),
+            backend=options.backend,
             evidence=evidence,
             network=network_of(options, network_for(configured)),
             restart_runs=restarts_runs(configured),

@@ -8,14 +8,14 @@ from typing import Final
 
 import msgspec
 
-from keep_client import InvalidArgumentError, named_principal, principal_of
+from keep_client import InvalidArgumentError, named_principal, pinned_principal, principal_of
 from keep_client.identity import check_spiffe_id
 from keep_protocol.egress.errors import EgressError
 from keep_protocol.egress.rule_text import RULE_SYNTAX, parse_rule
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.network_policy import NO_NETWORK, Egress, EgressRule, NetworkPolicy
-from keep_protocol.spec import DEFAULT_LIMITS, Limits, Principal
-from keep_protocol.states import AtRest, KeepRole
+from keep_protocol.spec import DEFAULT_LIMITS, EVIDENCE_OF_BACKEND, Limits, Principal
+from keep_protocol.states import AtRest, Backend, KeepRole
 from testers.deployment import Deployment, read_pem
 from testers.keepctl.command import add_policy_option
 from testers.keepctl.quantities import percentage, size, size_text, whole_duration
@@ -68,12 +68,20 @@ def add_at_rest_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evidence_options(parser: argparse.ArgumentParser) -> None:
-    """What a new keep has to prove itself with, and to what."""
+    """What a new keep is made of, what it has to prove itself with, and to what."""
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        choices=[*Backend],
+        default=Backend.PROCESS,
+        type=Backend,
+        help=f"what isolates it: {', '.join(Backend)} (default: process; `keepctl backends` says what works)",
+    )
     parser.add_argument(
         "--evidence",
         metavar="KIND",
         choices=[*EvidenceKind],
-        help=f"what it proves itself with: {', '.join(EvidenceKind)}",
+        help=f"what it proves itself with: {', '.join(EvidenceKind)} (default: what its backend demands)",
     )
     add_policy_option(parser)
 
@@ -119,12 +127,15 @@ def _port(text: str) -> int:
 
 
 def evidence_of(options: argparse.Namespace) -> EvidenceKind | None:
-    """What `--evidence` says. Raises `InvalidArgumentError` for a policy without it, which would demand it in vain."""
-    if options.evidence is None:
-        if options.policy is not None:
-            raise InvalidArgumentError("--policy is for keeps that prove themselves: give --evidence too")
-        return None
-    return EvidenceKind(options.evidence)
+    """What `--evidence` says, or what the backend demands.
+
+    Raises `InvalidArgumentError` for a policy without evidence, which would demand it in vain.
+    """
+    # The first kind is the usual one, for backends that have a choice.
+    kind: EvidenceKind | None = options.evidence or EVIDENCE_OF_BACKEND[options.backend][0]
+    if kind is None and options.policy is not None:
+        raise InvalidArgumentError("--policy is for keeps that prove themselves: give --evidence too")
+    return None if kind is None else EvidenceKind(kind)
 
 
 def allowance(text: str) -> tuple[KeepRole, str]:
@@ -139,19 +150,24 @@ def allowance(text: str) -> tuple[KeepRole, str]:
         raise argparse.ArgumentTypeError(f"{role!r} is not a role of keeps: expected one of {roles}") from None
 
 
-def principals_of(deployment: Deployment, allowances: list[tuple[KeepRole, str]]) -> tuple[Principal, ...]:
+def principals_of(
+    deployment: Deployment, allowances: list[tuple[KeepRole, str]], backend: Backend
+) -> tuple[Principal, ...]:
     """Ourselves as owner, and everybody whom `--allow` names. Raises `InvalidArgumentError`."""
     own = deployment.credentials().certificate
     return (
-        _principal(KeepRole.OWNER, str(own), deployment),
-        *(_principal(role, who, deployment) for role, who in allowances),
+        _principal(KeepRole.OWNER, str(own), deployment, backend),
+        *(_principal(role, who, deployment, backend) for role, who in allowances),
     )
 
 
-def _principal(role: KeepRole, who: str, deployment: Deployment) -> Principal:
+def _principal(role: KeepRole, who: str, deployment: Deployment, backend: Backend) -> Principal:
     client_ca = deployment.client_ca_pem()
     if not who.startswith("spiffe://"):
         try:
+            if backend.is_measured:
+                # The host's CA could certify others under the same name; nobody else has this very certificate's key.
+                return pinned_principal(read_pem(Path(who)), (role,))
             return principal_of(read_pem(Path(who)), (role,), client_ca=client_ca)
         except InvalidArgumentError as error:
             hint = "" if client_ca else " (--client-ca)"

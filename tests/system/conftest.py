@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from keep_image.build import build_image
+from keep_image.errors import PackageError
+from keep_image.package_store import PackageStore, default_cache
+from keep_image.pins import load_pins
 from tests.system.deployment import Deployment
 
 SUPERVISORS = ("private", "detached")
@@ -52,3 +57,16 @@ def _running(home: Path, supervisor: str) -> Iterator[Deployment]:
         yield deployment
     finally:
         deployment.down()
+
+
+@pytest.fixture(scope="session")
+def guest_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a guest image; skips where machines or images cannot be made."""
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("QEMU is not installed: apt-get install qemu-system-x86")
+    folder = tmp_path_factory.mktemp("image")
+    try:
+        build_image(folder, load_pins(), PackageStore(default_cache()))
+    except PackageError as error:
+        pytest.skip(f"no image can be built here: {error}")
+    return folder
