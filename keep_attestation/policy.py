@@ -91,8 +91,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def refused_kind(policy: Policy, kind: EvidenceKind) -> Check:
-    accepted = ", ".join(sorted(policy.kinds)) or "no kind at all"
-    return Check("policy.kind", Outcome.FAIL, f"the policy {policy.name!r} does not accept {kind} evidence: {accepted}")
+    reason = f"the policy {policy.name!r} does not accept {kind} evidence: it has no table [{kind}]"
+    # What `only` has left out is nothing to speak of.
+    others = ", ".join(f"[{other}]" for other in sorted(policy.kinds))
+    return Check("policy.kind", Outcome.FAIL, f"{reason}, but {others}" if others else reason)
 
 
 def parse_policy(text: str) -> Policy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,6 +10,8 @@ from typing import Any, Protocol
 from keep_attestation.verdict import Check, Outcome
 
 Facts = Mapping[str, Any]
+
+_HEX = re.compile(r"[0-9a-f]+")
 
 
 class Rule(Protocol):
@@ -115,8 +118,9 @@ class AnyOf:
 
 
 def show(value: Any) -> str:
-    """A fact as reasons print it: long hex is cut."""
+    """A fact as reasons print it: long hex is cut, words are not, since they may have to go into a policy."""
     if value is None:
         return "absent"
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 32 else f"{text[:16]}…{text[-4:]}"
+    is_short = len(text) <= 32 or (len(text) <= 64 and _HEX.fullmatch(text) is None)
+    return text if is_short else f"{text[:16]}…{text[-4:]}"

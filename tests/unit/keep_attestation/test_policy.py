@@ -110,9 +110,9 @@ def test_any_document_is_a_policy_or_raises_our_error(document: dict[str, Any]) 
 def test_a_kind_that_is_not_listed_is_refused_with_what_is() -> None:
     (check,) = simulated(ONE).appraise(EvidenceKind.SNP, {})
     assert (check.name, check.outcome) == ("policy.kind", Outcome.FAIL)
-    assert check.reason == "the policy 'unnamed' does not accept snp evidence: simulated"
-    (check,) = Policy(name="none").appraise(EvidenceKind.SNP, {})
-    assert check.reason == "the policy 'none' does not accept snp evidence: no kind at all"
+    assert check.reason == "the policy 'unnamed' does not accept snp evidence: it has no table [snp], but [simulated]"
+    (check,) = simulated(ONE).only(EvidenceKind.SNP).appraise(EvidenceKind.SNP, {})
+    assert check.reason == "the policy 'unnamed' does not accept snp evidence: it has no table [snp]"
 
 
 @pytest.mark.parametrize("kind", EvidenceKind)

@@ -108,3 +108,8 @@ def test_compositions_nest() -> None:
 )
 def test_facts_are_shown_short(value: Any, shown: str) -> None:
     assert show(value) == shown
+
+
+def test_a_name_that_a_policy_may_have_to_list_is_shown_whole() -> None:
+    status = "ConfigurationAndSWHardeningNeeded"
+    assert status in OneOf("tcb_status", ("UpToDate",), "tdx.tcb_status").check({"tcb_status": status}).reason

@@ -194,6 +194,19 @@ def test_without_a_policy_all_is_shown_and_nothing_accepted(capsys: pytest.Captu
     assert f"keepctl policy init --from {report}" in shown.err
 
 
+@pytest.mark.parametrize("folder", [*_folders("tpm"), *_folders("azure-vtpm")])
+def test_evidence_is_bound_to_what_was_named_only_where_something_was(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = "bound to      what you named"
+    if main(["verify", str(folder)]) == 2:
+        assert not list(folder.glob("ak_pub.*"))
+        return
+    assert named not in capsys.readouterr().out
+    assert main(["verify", str(folder), "--nonce", _expected(folder)["facts"]["nonce"]]) == 1
+    assert named in capsys.readouterr().out
+
+
 @pytest.mark.skipif(not _ROOT, reason=_REASON)
 def test_report_data_are_compared_with_the_zeros_behind_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
