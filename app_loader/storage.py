@@ -56,6 +56,12 @@ class Storage(Protocol):
     def decode(self, stored: bytes, path: Path) -> bytes:
         """The content of a small file."""
 
+    def encode_link(self, target: bytes, path: Path) -> bytes:
+        """What the link at `path`, which leads to `target`, says on disk."""
+
+    def decode_link(self, stored: bytes, path: Path) -> bytes:
+        """Where the link at `path` leads."""
+
     def content_size(self, stored: int) -> int:
         """Bytes of content of a file that has so many on disk."""
 
@@ -87,6 +93,12 @@ class PlainStorage:
         return content
 
     def decode(self, stored: bytes, path: Path) -> bytes:
+        return stored
+
+    def encode_link(self, target: bytes, path: Path) -> bytes:
+        return target
+
+    def decode_link(self, stored: bytes, path: Path) -> bytes:
         return stored
 
     def content_size(self, stored: int) -> int:

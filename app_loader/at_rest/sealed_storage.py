@@ -72,6 +72,18 @@ class SealedStorage:
             key = self._keys().of(MAGIC, stored[: HEADER.size], self._name(path))
             return open_chunk(key, 0, stored[HEADER.size :], last=True)
 
+    def encode_link(self, target: bytes, path: Path) -> bytes:
+        from app_loader.at_rest.sealed_link import seal_link
+
+        with _refusing(self._shown(path)):
+            return seal_link(self._keys(), target, self._name(path))
+
+    def decode_link(self, stored: bytes, path: Path) -> bytes:
+        from app_loader.at_rest.sealed_link import open_link
+
+        with _refusing(self._shown(path)):
+            return open_link(self._keys(), stored, self._name(path))
+
     def content_size(self, stored: int) -> int:
         from app_loader.at_rest.sealed_file import content_size
 

@@ -99,7 +99,7 @@ def _open_folder(sealed: int, opened: int, path: Path, below: bytes, work: _Open
             with _below(sealed, name, depth) as inner, _below(opened, name, depth) as made:
                 _open_folder(inner, made, path / name, where + b"/", work, depth + 1)
         elif stat.S_ISLNK(status.st_mode):
-            link = os.readlink(os.fsencode(name), dir_fd=sealed)
+            link = work.storage.decode_link(os.readlink(os.fsencode(name), dir_fd=sealed), path / name)
             os.symlink(link, os.fsencode(name), dir_fd=opened)
             work.tree[where] = Known(stat.S_IFLNK, link)
         elif stat.S_ISREG(status.st_mode):
@@ -147,7 +147,7 @@ def _seal_entry(
         work.sealed[where] = Known(stat.S_IFDIR)
     elif stat.S_ISLNK(status.st_mode):
         link = os.readlink(os.fsencode(name), dir_fd=opened)
-        os.symlink(link, os.fsencode(name), dir_fd=new)
+        os.symlink(work.storage.encode_link(link, path / name), os.fsencode(name), dir_fd=new)
         work.sealed[where] = Known(stat.S_IFLNK, link)
     elif stat.S_ISREG(status.st_mode):
         known = work.known.get(where)
