@@ -300,7 +300,9 @@ def test_a_call_that_nobody_waits_for_any_more_is_ended(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert await keep.call("count") == 1
-        assert before not in processes_for_calls(keep)
+        # Its successor may answer before the kernel has ended it and the runner has told so.
+        while before in processes_for_calls(keep):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     execute(tmp_path, scenario, spec(runs=1))
 
