@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import termios
 from typing import Final
 
@@ -29,6 +30,8 @@ RIGHTS_OF_CONNECTION: Final = _COMMON | _READ | _WRITE | _SHUTDOWN
 
 ACCEPTED: Final = b"a"
 """What a listening socket's channel carries back for each connection that the guest has taken."""
+
+_ROOM_BESIDE: Final = socket.CMSG_SPACE(4)
 
 _ATOMIC_WRITE: Final = 4096
 """Bytes that go into a pipe without waiting once poll(2) says that it is writable; PIPE_BUF."""
@@ -80,14 +83,15 @@ class Descriptor:
 
 
 class Connection(Descriptor):
-    """A connected stream socket: of TCP, or to who does TLS for the guest."""
+    """A connected stream socket of TCP."""
 
     filetype = FILETYPE_SOCKET_STREAM
     rights = RIGHTS_OF_CONNECTION
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor)
-        self._socket = socket.socket(fileno=descriptor)
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection.fileno())
+        self._socket = connection
+        # Whoever blocks in the read itself is woken by the first half of a block, and sends that back alone.
         self._socket.setblocking(False)
 
     def read(self, parts: list[memoryview]) -> int:
@@ -115,6 +119,35 @@ class Connection(Descriptor):
     def close(self) -> None:
         self._socket.close()
         self.host = -1
+
+
+class RelayedConnection(Connection):
+    """A connection to who does TLS for the guest; a byte with a descriptor beside it says that the peer was cut off."""
+
+    _cut = False
+
+    def read(self, parts: list[memoryview]) -> int:
+        return self.receive(parts, peek=False)
+
+    def receive(self, parts: list[memoryview], *, peek: bool) -> int:
+        if not self._cut:
+            flags = socket.MSG_PEEK if peek else 0
+            count, beside, state, _ = self._socket.recvmsg_into(parts, _ROOM_BESIDE, flags)
+            if not beside and not state & socket.MSG_CTRUNC:
+                return count
+            for _, _, descriptors in beside:
+                os.close(int.from_bytes(descriptors[:4], sys.byteorder))
+            # What came before it is still the guest's; the kernel adds nothing to a message after such a byte.
+            self._cut = not peek
+            if count > 1:
+                return count - 1
+        raise ConnectionResetError(errno.ECONNRESET, "the connection ended without TLS's farewell")
+
+
+def connection_of(descriptor: int) -> Connection:
+    """The one that a host's descriptor is; it becomes the connection's."""
+    connection = socket.socket(fileno=descriptor)
+    return (RelayedConnection if connection.family == socket.AF_UNIX else Connection)(connection)
 
 
 class Listener(Descriptor):
@@ -148,7 +181,7 @@ class Listener(Descriptor):
         self._channel.send(ACCEPTED)
         if flags & socket.MSG_CTRUNC or not descriptors:
             raise OSError(errno.EMFILE, "no descriptor is free for the connection, which is lost")
-        return Connection(descriptors[0])
+        return connection_of(descriptors[0])
 
     def shutdown(self, how: int) -> None:
         raise OSError(errno.ENOTCONN, "it listens")

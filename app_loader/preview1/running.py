@@ -10,7 +10,7 @@ from app_loader.errors import EngineError
 from app_loader.guest import new_store
 from app_loader.module_program import ModuleProgram
 from app_loader.preview1.descriptor_table import DescriptorTable
-from app_loader.preview1.descriptors import Connection, Descriptor, Input, Listener, Null, Output
+from app_loader.preview1.descriptors import Descriptor, Input, Listener, Null, Output, connection_of
 from app_loader.preview1.linking import EXTRA_INSTANCES, EXTRA_MEMORIES, Shim, ShimModules
 from app_loader.program import Program
 from app_loader.runner_messages import STANDARD_STREAMS, GuestFile, GuestMount, Report
@@ -82,7 +82,7 @@ class FirstDescriptors:
             case "listen":
                 return Listener(next(sockets))
             case "connect":
-                return Connection(next(sockets))
+                return connection_of(next(sockets))
 
 
 def _kind_at(files: tuple[GuestFile, ...], number: int) -> str | None:

@@ -142,3 +142,63 @@ def test_a_client_that_reads_nothing_holds_up_its_guest_and_not_the_keep(tmp_pat
         assert (await execution.runs.stop(run.id)).state is RunState.EXITED
 
     play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("mode", ["blocking", "nonblocking"])
+@pytest.mark.parametrize("farewell", [True, False])
+def test_an_end_without_tls_farewell_is_an_error_for_the_guest(tmp_path: Path, mode: str, farewell: bool) -> None:
+    async def scenario(execution: Execution) -> None:
+        await execution.load(guest("sock_echo"))
+        await configure(execution, listening("tls"))
+        run = await execution.runs.start(RunRequest(args=(mode,)))
+        context = trusting(execution)
+
+        def ends() -> None:
+            address = ("127.0.0.1", execution.network.bound[PORT])
+            with (
+                socket.create_connection(address, 30) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as connection,
+            ):
+                connection.sendall(b"half a message")
+                assert connection.recv(64) == b"half a message"
+                if farewell:
+                    connection.unwrap().close()
+
+        await asyncio.to_thread(ends)
+        over = await execution.finished(run.id)
+        assert ending(over).code == 0
+        assert await execution.stderr(over) == (b"" if farewell else b"echo: Connection reset by peer\n")
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("forged", [True, False])
+def test_a_forged_record_and_a_forged_end_are_the_same_to_the_guest(tmp_path: Path, forged: bool) -> None:
+    async def scenario(execution: Execution) -> None:
+        await execution.load(guest("sock_echo"))
+        await configure(execution, listening("tls"))
+        run = await execution.runs.start(RunRequest())
+        context = trusting(execution)
+
+        def cut() -> None:
+            arrived, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = context.wrap_bio(arrived, leaving, server_hostname="localhost")
+            with socket.create_connection(("127.0.0.1", execution.network.bound[PORT]), 30) as plain:
+                while True:
+                    try:
+                        tls.do_handshake()
+                        break
+                    except ssl.SSLWantReadError:
+                        plain.sendall(leaving.read())
+                        arrived.write(plain.recv(65536))
+                # A record that nobody has encrypted ends a connection as an end without farewell does.
+                plain.sendall(leaving.read() + (b"\x17\x03\x03\x00\x20" + bytes(32) if forged else b""))
+                plain.shutdown(socket.SHUT_WR)
+                while plain.recv(65536):
+                    pass
+
+        await asyncio.to_thread(cut)
+        over = await execution.finished(run.id)
+        assert await execution.stderr(over) == b"echo: Connection reset by peer\n"
+
+    play(tmp_path, scenario)

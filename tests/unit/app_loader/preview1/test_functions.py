@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
@@ -13,13 +14,15 @@ import pytest
 
 from app_loader.preview1 import errnos
 from app_loader.preview1.descriptor_table import MAX_DESCRIPTORS, DescriptorTable, Hold
-from app_loader.preview1.descriptors import NONBLOCK, Connection, Input, Listener, Null
+from app_loader.preview1.descriptors import NONBLOCK, Input, Listener, Null, connection_of
 from app_loader.preview1.functions import Functions
 from app_loader.preview1.guest_memory import GuestMemory
 from app_loader.preview1.shim_text import MARKED, PARAMETERS
+from app_loader.relayed_connection import CUT
 
 SIZE = 512
 BADF, FAULT, INVAL = errnos.BADF, errnos.FAULT, errnos.INVAL
+CONNRESET = errnos.errno_of(ConnectionResetError(errno.ECONNRESET, ""))
 CONNECTION, LISTENER, INPUT, NULL = 3, 4, 0, 5
 
 
@@ -75,7 +78,7 @@ class Guest:
         with open("/dev/null", "rb") as null:
             stream = Input(os.dup(null.fileno()))
         for number, descriptor in (
-            (CONNECTION, Connection(connection.detach())),
+            (CONNECTION, connection_of(connection.detach())),
             (LISTENER, Listener(channel.detach())),
             (INPUT, stream),
             (NULL, Null()),
@@ -217,3 +220,20 @@ def test_the_folder_of_placeholders_is_nobodys(guest: Guest) -> None:
     assert guest.call("fd_close", folder) == BADF
     assert guest.call("fd_renumber", folder, CONNECTION) == BADF
     assert guest.call("fd_renumber", CONNECTION, folder) == BADF
+
+
+def test_bytes_before_a_cut_are_read_and_then_there_is_an_error_for_ever(guest: Guest) -> None:
+    token = os.eventfd(0)
+    guest.peer.sendall(b"last words")
+    socket.send_fds(guest.peer, [CUT], [token])
+    guest.peer.shutdown(socket.SHUT_WR)
+    os.close(token)
+    guest.memory[:8] = struct.pack("<II", 64, 32)
+    before = len(os.listdir("/proc/self/fd"))
+    peek = 1
+    for flags in (peek, 0):
+        assert guest.call("sock_recv", CONNECTION, 0, 1, flags, 16, 20) == errnos.SUCCESS
+        assert (guest.memory[16], bytes(guest.memory[64:74])) == (10, b"last words")
+    assert guest.call("sock_recv", CONNECTION, 0, 1, 0, 16, 20) == CONNRESET
+    assert guest.call("fd_read", CONNECTION, 0, 1, 16) == CONNRESET
+    assert len(os.listdir("/proc/self/fd")) == before
