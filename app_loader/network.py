@@ -90,24 +90,28 @@ class Network:
             raise
         return connection
 
-    async def bind(self, port: int) -> socket.socket:
+    async def bind(self, port: int, address: str = "") -> socket.socket:
         """A listening TCP socket, non-blocking, at a port of the spec's `network.listen`; the caller closes it.
 
-        Raises `EgressDeniedError`, `PortTakenError`, `NetworkUnavailableError`.
+        It listens at one address (canonical), or wherever the host lets ports of keeps be reached. Raises
+        `EgressDeniedError`, `PortTakenError`, `NetworkUnavailableError`.
         """
         if port not in self._listen:
             reason = f"the spec's `network.listen` does not name port {port}"
             self._events.record(KeepEventKind.LISTEN_DENIED, port=port, reason=reason)
             raise EgressDeniedError(reason)
-        answered = await self._ask(BrokerOperation.BIND, port)
+        answered = await self._ask(BrokerOperation.BIND, port, address)
         listener = self._socket(answered, None)
         try:
-            if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and listener.getsockname()[1] == port:
+            place = listener.getsockname()
+            listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if listens and place[1] == port and address in ("", place[0]):
                 return listener
         except OSError:
             pass
         listener.close()
-        raise NetworkUnavailableError(f"the broker sent a socket that does not listen on port {port}")
+        where = f"port {port} at {address}" if address else f"port {port}"
+        raise NetworkUnavailableError(f"the broker sent a socket that does not listen on {where}")
 
     async def explain(self, host: str, port: int, *, method: str | None = None) -> Decision:
         """What the policy says of a host, and of its addresses if it allows the host; connects to nobody.

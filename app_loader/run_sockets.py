@@ -38,8 +38,8 @@ class Network(Protocol):
     async def connect(self, host: str, port: int, *, method: str | None = None) -> socket.socket:
         """A connected TCP socket, non-blocking. Raises `AppLoaderError`."""
 
-    async def bind(self, port: int) -> socket.socket:
-        """A listening TCP socket, non-blocking. Raises `AppLoaderError`."""
+    async def bind(self, port: int, address: str = "") -> socket.socket:
+        """A listening TCP socket, non-blocking; at one address, if it is given. Raises `AppLoaderError`."""
 
 
 def guest_files(files: Sequence[Descriptor] | None) -> tuple[GuestFile, ...] | None:
@@ -215,11 +215,11 @@ class SocketOpener:
 
     async def _listen(self, sockets: RunSockets, file: ListenFile) -> None:
         if file.prot is SocketProtocol.TCP:
-            sockets.add_listener(await self._network().bind(file.port), hand_over_plain)
+            sockets.add_listener(await self._network().bind(file.port, file.address), hand_over_plain)
             return
         # Checked before the port is open: its roots may be none.
         accepting = self._tls().accepting(file.tls)
-        sockets.add_listener(await self._network().bind(file.port), accepting)
+        sockets.add_listener(await self._network().bind(file.port, file.address), accepting)
 
     async def _connect(self, sockets: RunSockets, file: ConnectFile) -> None:
         tls = self._tls().connecting(file.host, file.tls) if file.prot is SocketProtocol.TLS else None
@@ -251,7 +251,7 @@ class SocketOpener:
 def _unavailable(number: int, file: Descriptor, error: Exception) -> RefusalError:
     what = "be opened"
     if isinstance(file, ListenFile):
-        what = f"listen on port {file.port}"
+        what = f"listen on port {file.port}" + (f" at {file.address}" if file.address else "")
     elif isinstance(file, ConnectFile):
         what = f"connect to {file.host}:{file.port}"
     reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

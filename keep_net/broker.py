@@ -28,7 +28,7 @@ from keep_protocol.broker import (
 )
 from keep_protocol.egress.decision import explain
 from keep_protocol.egress.errors import EgressError
-from keep_protocol.egress.hosts import Address
+from keep_protocol.egress.hosts import Address, canonical_address
 from keep_protocol.egress.targets import Target, target_of
 from keep_protocol.network_api import Decision
 from keep_protocol.strict_json import decode_strictly
@@ -109,7 +109,7 @@ class Broker:
 
     async def _act(self, request: BrokerRequest) -> tuple[BrokerAnswer, socket.socket | None]:
         if request.operation is BrokerOperation.BIND:
-            return BrokerAnswer(PROTOCOL_VERSION, BrokerResult.OK), self._listen(request.port)
+            return BrokerAnswer(PROTOCOL_VERSION, BrokerResult.OK), self._listen(request.port, request.host)
         try:
             target = target_of(request.host, request.port, request.method)
         except EgressError as error:
@@ -125,10 +125,24 @@ class Broker:
             PROTOCOL_VERSION, BrokerResult.OK, rule=decision.rule, addresses=(str(address),)
         ), connection
 
-    def _listen(self, port: int) -> socket.socket:
+    def _listen(self, port: int, wanted: str) -> socket.socket:
         if port not in self._allowed.listen:
             raise RequestRefusedError(BrokerResult.DENIED, f"the spec's `network.listen` does not name port {port}")
-        return listen(self._allowed.listen_address, port)
+        return listen(self._allowed.listen_address if not wanted else self._narrowed(wanted), port)
+
+    def _narrowed(self, wanted: str) -> Address:
+        """An address that is one of those at which the host lets ports be reached."""
+        try:
+            address = canonical_address(wanted)
+        except EgressError as error:
+            raise RequestRefusedError(BrokerResult.MALFORMED, str(error)) from None
+        ours = self._allowed.listen_address
+        # Linux listens at `::` for IPv4 too.
+        if address == ours or (ours.is_unspecified and (ours.version == 6 or address.version == 4)):
+            return address
+        raise RequestRefusedError(
+            BrokerResult.PORT_FORBIDDEN, f"the host lets keeps listen at {ours} and not at {address}"
+        )
 
     async def _addresses(self, target: Target) -> tuple[Address, ...]:
         return await self._resolve(target.host) if isinstance(target.host, str) else (target.host,)

@@ -61,6 +61,7 @@ class BrokerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operation: BrokerOperation
     port: int
     host: str = ""
+    """To listen: the one address to listen at; empty for the host's own choice."""
     method: str | None = None
     """Of the HTTP request that the connection is for; the broker cannot see whether this is true."""
 

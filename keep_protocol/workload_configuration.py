@@ -122,11 +122,28 @@ class ListenFile(
     prot: SocketProtocol
     port: Port
     addr: _Host = "::"
-    """Only for files that name one: the keep's network decides on which addresses a port is reached."""
+    """An IP address, or `localhost`. `::` and `0.0.0.0`: wherever the keep's host lets its ports be reached."""
     tls: ListenTls | None = None
 
     def __post_init__(self) -> None:
         _check_tls(self.prot, self.tls)
+        _ = self.address
+
+    @property
+    def address(self) -> str:
+        """`addr` in canonical form; empty for every address. Raises `ValueError`."""
+        if self.addr in ("::", "0.0.0.0"):
+            return ""
+        if self.addr == "localhost":
+            return "127.0.0.1"
+        # Keeps without sockets do not need it, and none does before it is ready.
+        from keep_protocol.egress.hosts import canonical_address
+
+        try:
+            address = canonical_address(self.addr)
+        except ValueError as error:
+            raise ValueError(f"`addr`: {error}; expected an IP address, such as 127.0.0.1 or ::") from None
+        return "" if address.is_unspecified else str(address)
 
 
 class ConnectFile(

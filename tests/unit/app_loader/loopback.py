@@ -12,10 +12,13 @@ class Loopback:
     def __init__(self) -> None:
         self.bound: dict[int, int] = {}
         """Real ports, by those asked for."""
+        self.addresses: dict[int, str] = {}
+        """Addresses that were asked for, by port; empty for none."""
         self.peers: dict[tuple[str, int], int] = {}
         """Real ports, by host and port asked for."""
 
-    async def bind(self, port: int) -> socket.socket:
+    async def bind(self, port: int, address: str = "") -> socket.socket:
+        self.addresses[port] = address
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         self.bound[port] = listener.getsockname()[1]

@@ -30,6 +30,25 @@ from tests.unit.app_loader.socket_harness import (
 )
 
 
+@pytest.mark.parametrize(
+    ("addr", "asked"), [("127.0.0.1", "127.0.0.1"), ("0:0::1", "::1"), ("localhost", "127.0.0.1"), ("0.0.0.0", "")]
+)
+def test_the_address_of_a_listening_socket_is_asked_for(tmp_path: Path, addr: str, asked: str) -> None:
+    async def scenario(execution: Execution) -> None:
+        await execution.load(guest("sock_echo"))
+        await configure(execution, listening(addr=addr))
+        run = await execution.runs.start(RunRequest())
+        assert execution.network.addresses == {PORT: asked}
+        await execution.runs.stop(run.id)
+
+    play(tmp_path, scenario)
+
+
+def test_an_address_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"`addr`: 'web.test' is not an IP address.*files\[0\]"):
+        msgspec.convert({"files": [listening(addr="web.test")]}, WorkloadConfiguration)
+
+
 @pytest.mark.parametrize("prot", ["tcp", "tls"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_guest_echoes_single_bytes_blocks_and_two_mebibytes(tmp_path: Path, mode: str, prot: str) -> None:

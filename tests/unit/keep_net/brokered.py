@@ -71,10 +71,12 @@ def allowed(policy: NetworkPolicy, address: str = "127.0.0.1") -> Allowed:
 
 
 @contextlib.asynccontextmanager
-async def serving(policy: NetworkPolicy, resolver: Resolver, path: Path) -> AsyncIterator[None]:
+async def serving(
+    policy: NetworkPolicy, resolver: Resolver, path: Path, address: str = "127.0.0.1"
+) -> AsyncIterator[None]:
     """A broker that listens at `path`."""
     with open_socket(path) as listener:
-        task = asyncio.create_task(Broker(allowed(policy), resolver).accept(listener))
+        task = asyncio.create_task(Broker(allowed(policy, address), resolver).accept(listener))
         try:
             yield
         finally:
@@ -88,12 +90,13 @@ async def brokered(
     answers: Mapping[str, Sequence[tuple[str, ...]]] | None = None,
     *,
     of_keep: NetworkPolicy | None = None,
+    address: str = "127.0.0.1",
 ) -> AsyncIterator[Brokered]:
     """Broker and keep with the same policy, unless the keep's own is given."""
     with TemporaryDirectory(prefix="wk") as folder:
         path = Path(folder) / "net.sock"
         resolver, events = StandInResolver(answers or {}), Events()
-        async with serving(policy, resolver, path):
+        async with serving(policy, resolver, path, address):
             yield Brokered(Network(of_keep or policy, DIGEST, path, events), resolver, events, path)
 
 

@@ -222,6 +222,33 @@ def test_a_keep_listens_on_a_port_that_nobody_else_has() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("host", "wanted", "at"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "127.0.0.2", None),
+        ("127.0.0.1", "::1", None),
+        ("0.0.0.0", "127.0.0.2", "127.0.0.2"),
+        ("0.0.0.0", "", "0.0.0.0"),
+        ("0.0.0.0", "::1", None),
+        ("::", "127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "192.0.2.1", None),
+    ],
+)
+def test_a_keep_listens_at_one_address_if_the_host_lets_it(host: str, wanted: str, at: str | None) -> None:
+    async def run() -> None:
+        port = free_port()
+        async with brokered(policy_of(listen=[port]), address=host) as keep:
+            if at is None:
+                with pytest.raises(NetworkUnavailableError, match=r"port-forbidden: .*(not at|Cannot assign)"):
+                    await keep.network.bind(port, wanted)
+            else:
+                with await keep.network.bind(port, wanted) as listener:
+                    assert listener.getsockname()[:2] == (at, port)
+
+    asyncio.run(run())
+
+
 def test_a_policy_is_explained_without_a_connection() -> None:
     async def run() -> None:
         answers = {"good.test": [("1.1.1.1",)], "bad.test": [("10.0.0.1",)]}
