@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 GUESTS = ROOT / "tests" / "guests"
+
+GUEST_MEMORY = "320M"
+"""Of machines in tests: enough for the guest image and small workloads."""
 
 _START_TIMEOUT = 60.0
 
@@ -29,6 +34,17 @@ def example(name: str) -> Path:
 def guest(name: str) -> Path:
     """The `.wasm` of a test guest."""
     return GUESTS / f"{name}.wasm"
+
+
+def private_problem() -> str | None:
+    """Why a private systemd cannot run here, or None."""
+    if os.geteuid() == 0 and os.access("/sys/fs/cgroup", os.W_OK):
+        return None
+    return "a private systemd needs a cgroup that this user may write to"
+
+
+MACHINES_UNDER = "detached" if private_problem() else "private"
+"""The supervisor of tests for which one is enough, because they boot machines."""
 
 
 def eventually(condition: Callable[[], Any], *, timeout: float = 30.0) -> Any:
@@ -52,6 +68,11 @@ class Deployment:
     def init(self, *arguments: str) -> None:
         """`keep-manager init`."""
         self.run("keep-manager", "init", "--home", str(self.home), *arguments)
+
+    def use_image(self, image: Path) -> None:
+        """Let machines boot this guest image; before `serve`."""
+        settings = self.home / "config" / "wasmkeep.toml"
+        settings.write_text(re.sub("^# image = .*$", f'image = "{image}"', settings.read_text(), flags=re.MULTILINE))
 
     def serve(self, *, environment: dict[str, str] | None = None, wait: bool = True) -> None:
         """`keep-manager serve`, until it says where it listens."""
@@ -159,6 +180,20 @@ class Deployment:
             self.manager.stdout.close()
         self.manager = None
         return status
+
+
+@contextmanager
+def running(home: Path, supervisor: str, image: Path | None = None) -> Iterator[Deployment]:
+    """A new deployment for the length of the block; `image` is what its machines boot."""
+    deployment = Deployment(home, supervisor)
+    deployment.init()
+    if image is not None:
+        deployment.use_image(image)
+    deployment.serve()
+    try:
+        yield deployment
+    finally:
+        deployment.down()
 
 
 def keep_processes(deployment_id: str) -> list[int]:

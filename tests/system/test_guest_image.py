@@ -17,9 +17,7 @@ from keep_attestation.tpm.policy import TpmPolicy
 from keep_client import EvidenceRefusedError, KeepClient, new_spec
 from keep_client.attested_peer import AttestedPeer
 from keep_client.credentials import Credentials
-from keep_image.build import build_image
 from keep_image.contents import standard_library_files
-from keep_image.errors import PackageError
 from keep_image.ingredients import GUEST_PACKAGES, gather
 from keep_image.manifest import Manifest, load_manifest
 from keep_image.measurement.reference import MeasuredBackend, Shape, reference_values
@@ -53,14 +51,9 @@ MAX_SIZE = 40_000_000
 """Bytes of kernel and initramfs together."""
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("image")
-    try:
-        build_image(folder, load_pins(), PackageStore(default_cache()))
-    except PackageError as error:
-        pytest.skip(f"no image can be built here: {error}")
-    return folder
+@pytest.fixture
+def image(guest_image: Path) -> Path:
+    return guest_image
 
 
 @pytest.fixture

@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from keep_image.manifest import INITRAMFS, MANIFEST, described, encode_manifest, load_manifest
-from tests.system.deployment import Deployment, eventually, example
+from tests.system.deployment import GUEST_MEMORY, MACHINES_UNDER, Deployment, eventually, example, running
 
-MEMORY = "320M"
 BOOT = 240.0
 """Seconds that a translated machine may take on a machine that has other things to do."""
 
 
-def serve(home: Path, image: Path, supervisor: str) -> Deployment:
-    """A running deployment whose machines start from `image`."""
-    deployment = Deployment(home, supervisor)
-    deployment.init()
-    settings = home / "config" / "wasmkeep.toml"
-    settings.write_text(re.sub("^# image = .*$", f'image = "{image}"', settings.read_text(), flags=re.MULTILINE))
-    deployment.serve()
-    return deployment
-
-
 @pytest.fixture
-def machines(supervisor: str, guest_image: Path) -> Iterator[Deployment]:
-    with tempfile.TemporaryDirectory(prefix="wk") as home:
-        deployment = serve(Path(home) / "home", guest_image, supervisor)
-        try:
-            yield deployment
-        finally:
-            deployment.down()
+def machines(fresh_machine_deployment: Deployment) -> Deployment:
+    return fresh_machine_deployment
+
+
+one_supervisor = pytest.mark.parametrize("supervisor", [MACHINES_UNDER], indirect=True, scope="session")
+"""For what boots a machine and does not depend on who supervises it."""
 
 
 def create(deployment: Deployment, backend: str, *options: str) -> str:
     """The id of a new keep."""
-    keep: str = deployment.create("--backend", backend, "--memory", MEMORY, *options)["id"]
+    keep: str = deployment.create("--backend", backend, "--memory", GUEST_MEMORY, *options)["id"]
     return keep
 
 
@@ -99,11 +85,12 @@ def test_a_machine_runs_a_workload_dies_and_comes_back_at_its_endpoint(machines:
     assert machines.keep(keep)["state"] == "stopped"
 
 
+@one_supervisor
 def test_a_measured_machine_is_proved_before_it_is_used(machines: Deployment, guest_image: Path) -> None:
     if shutil.which("swtpm_setup") is None:
         pytest.skip("swtpm is not installed: apt-get install swtpm swtpm-tools")
     keep = create(machines, "qemu+vtpm")
-    expected = ("--image", str(guest_image), "--memory", MEMORY, "--allow-software-tpm", "--yes")
+    expected = ("--image", str(guest_image), "--memory", GUEST_MEMORY, "--allow-software-tpm", "--yes")
     machines.keepctl("trust", keep, *expected)
     assert runs_hello(machines, keep)
 
@@ -113,57 +100,65 @@ def test_a_measured_machine_is_proved_before_it_is_used(machines: Deployment, gu
     assert "tpm-died: swtpm ended with killed by SIGKILL" in machines.keepctl("logs", keep).stdout
 
 
-def test_an_impostor_with_one_changed_byte_is_refused(supervisor: str, guest_image: Path, tmp_path: Path) -> None:
+@one_supervisor
+def test_an_impostor_with_one_changed_byte_is_refused(supervisor: str, guest_image: Path, impostor_image: Path) -> None:
     if shutil.which("swtpm_setup") is None:
         pytest.skip("swtpm is not installed: apt-get install swtpm swtpm-tools")
-    impostor = changed_image(guest_image, tmp_path / "impostor")
+    with (
+        tempfile.TemporaryDirectory(prefix="wk") as home,
+        running(Path(home) / "home", supervisor, impostor_image) as deployment,
+    ):
+        keep = create(deployment, "qemu+vtpm")
+        expected = ("--image", str(guest_image), "--memory", GUEST_MEMORY, "--allow-software-tpm", "--yes")
+        refused = deployment.keepctl("trust", keep, *expected, check=False)
+        assert refused.returncode != 0
+        assert "PCR 9" in refused.stdout + refused.stderr
+
+
+def test_an_image_that_was_tampered_with_starts_nothing(supervisor: str, guest_image: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    shutil.copytree(guest_image, image)
+    (image / INITRAMFS).write_bytes(with_a_changed_byte((image / INITRAMFS).read_bytes()))
     with tempfile.TemporaryDirectory(prefix="wk") as home:
-        deployment = serve(Path(home) / "home", impostor, supervisor)
-        try:
-            keep = create(deployment, "qemu+vtpm")
-            expected = ("--image", str(guest_image), "--memory", MEMORY, "--allow-software-tpm", "--yes")
-            refused = deployment.keepctl("trust", keep, *expected, check=False)
-            assert refused.returncode != 0
-            assert "PCR 9" in refused.stdout + refused.stderr
-        finally:
-            deployment.down()
-
-
-def test_an_image_that_was_tampered_with_starts_nothing(machines: Deployment, guest_image: Path) -> None:
-    initramfs = guest_image / INITRAMFS
-    content = initramfs.read_bytes()
-    try:
-        initramfs.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        refused = machines.keepctl("create", "--backend", "qemu", "--memory", MEMORY, check=False)
-    finally:
-        initramfs.write_bytes(content)
-    assert refused.returncode != 0
-    assert "it was changed" in refused.stderr
+        with running(Path(home) / "home", supervisor, image) as deployment:
+            refused = deployment.keepctl("create", "--backend", "qemu", "--memory", GUEST_MEMORY, check=False)
+        assert refused.returncode != 0
+        assert "it was changed" in refused.stderr
 
 
 @pytest.mark.parametrize("backend", ["snp", "tdx", "nitro"])
-def test_a_machine_that_this_host_cannot_make_is_refused_with_the_reason(machines: Deployment, backend: str) -> None:
-    available = {info["name"]: info["available"] for info in machines.json("backends")["backends"]}
+def test_a_machine_that_this_host_cannot_make_is_refused_with_the_reason(
+    machine_deployment: Deployment, backend: str
+) -> None:
+    available = {info["name"]: info["available"] for info in machine_deployment.json("backends")["backends"]}
     if available[backend]:
         pytest.skip(f"this host has {backend}")
-    refused = machines.keepctl("create", "--backend", backend, "--memory", MEMORY, check=False)
+    refused = machine_deployment.keepctl("create", "--backend", backend, "--memory", GUEST_MEMORY, check=False)
     assert refused.returncode != 0
     assert f"the backend {backend} does not work on this host" in refused.stderr
 
 
-def test_a_machine_with_too_little_memory_is_refused(machines: Deployment) -> None:
-    refused = machines.keepctl("create", "--backend", "qemu", "--memory", "100M", check=False)
+def test_a_machine_with_too_little_memory_is_refused(machine_deployment: Deployment) -> None:
+    refused = machine_deployment.keepctl("create", "--backend", "qemu", "--memory", "100M", check=False)
     assert refused.returncode != 0
     assert "ask for at least" in refused.stderr
 
 
-def changed_image(image: Path, folder: Path) -> Path:
-    """An image that a host made of another one: a file in its initramfs has one byte more, and the manifest agrees."""
-    shutil.copytree(image, folder)
-    # Bytes behind an archive's end are not unpacked, so it boots and is another image all the same.
-    content = (folder / INITRAMFS).read_bytes() + b"\0\0\0\0"
+@pytest.fixture
+def impostor_image(guest_image: Path, tmp_path: Path) -> Path:
+    """An image that boots, whose host has changed a byte of its initramfs and made its manifest agree."""
+    folder = tmp_path / "impostor"
+    shutil.copytree(guest_image, folder)
+    content = with_a_changed_byte((folder / INITRAMFS).read_bytes())
     (folder / INITRAMFS).write_bytes(content)
-    manifest = load_manifest(folder)
-    changed = msgspec.structs.replace(manifest, initramfs=described(INITRAMFS, content))
-    (folder / MANIFEST).write_bytes(encode_manifest(changed))
+    manifest = msgspec.structs.replace(load_manifest(folder), initramfs=described(INITRAMFS, content))
+    (folder / MANIFEST).write_bytes(encode_manifest(manifest))
     return folder
+
+
+def with_a_changed_byte(initramfs: bytes) -> bytes:
+    """The same archive with another year in Python's own copyright notice, which LZ4 leaves as it is."""
+    position = initramfs.index(b"Copyright (c) 2001-")
+    changed = bytearray(initramfs)
+    changed[position + len(b"Copyright (c) 2")] ^= 1
+    return bytes(changed)

@@ -1,41 +1,97 @@
-"""The main job, as a user does it: create a keep, send a workload, run it, fetch what came out."""
+"""The main job, as a user does it: create a keep, send a workload, run it, fetch what came out. The same for every
+backend that runs anywhere.
+"""
 
 from __future__ import annotations
 
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.system.deployment import Deployment, eventually, example, guest
+from keep_protocol.states import Backend
+from tests.system.deployment import GUEST_MEMORY, MACHINES_UNDER, Deployment, eventually, example, guest
+
+MACHINE = ("--backend", Backend.QEMU, "--memory", GUEST_MEMORY)
+
+pytestmark = pytest.mark.parametrize(
+    ("supervisor", "backend"),
+    [("private", Backend.PROCESS), ("detached", Backend.PROCESS), (MACHINES_UNDER, Backend.QEMU)],
+    indirect=True,
+    scope="session",
+)
 
 
-def test_a_workload_runs_in_a_keep_and_its_output_and_exit_code_come_back(deployment: Deployment) -> None:
-    result = deployment.keepctl("run", str(example("hello")))
+@dataclass(frozen=True)
+class Job:
+    """`keepctl run`: in a keep of its own, or, where keeps take long to start, in one that many runs share."""
+
+    deployment: Deployment
+    keep: str | None
+
+    def run(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        where = () if self.keep is None else ("--keep", self.keep)
+        return self.deployment.keepctl("run", *where, *arguments, check=check, **options)
+
+    def leaves_no_keep(self) -> bool:
+        return [keep["id"] for keep in self.deployment.keeps()] == ([] if self.keep is None else [self.keep])
+
+
+@pytest.fixture(scope="session")
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return Backend(request.param)
+
+
+@pytest.fixture(scope="session")
+def job(request: pytest.FixtureRequest, supervisor: str, backend: Backend) -> Job:
+    if backend is Backend.PROCESS:
+        return Job(request.getfixturevalue("deployment"), None)
+    deployment: Deployment = request.getfixturevalue("machine_deployment")
+    return Job(deployment, deployment.create(*MACHINE, "--output-limit", "4M")["id"])
+
+
+@pytest.fixture
+def own_deployment(request: pytest.FixtureRequest, supervisor: str, backend: Backend) -> Deployment:
+    """A deployment that the test may harm."""
+    name = "fresh_deployment" if backend is Backend.PROCESS else "fresh_machine_deployment"
+    deployment: Deployment = request.getfixturevalue(name)
+    return deployment
+
+
+@pytest.fixture(scope="session")
+def options(backend: Backend) -> tuple[str, ...]:
+    """Of `keepctl create`."""
+    return () if backend is Backend.PROCESS else MACHINE
+
+
+def test_a_workload_runs_in_a_keep_and_its_output_and_exit_code_come_back(job: Job) -> None:
+    result = job.run(str(example("hello")))
     assert result.stdout == "Hello, world!\n"
-    assert deployment.keeps() == []
+    assert job.leaves_no_keep()
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 126, 200, 255])
-def test_the_exit_code_of_the_guest_becomes_that_of_keepctl(deployment: Deployment, code: int) -> None:
-    result = deployment.keepctl("run", str(guest("exit_code")), "--", str(code), check=False)
+def test_the_exit_code_of_the_guest_becomes_that_of_keepctl(job: Job, code: int) -> None:
+    result = job.run(str(guest("exit_code")), "--", str(code), check=False)
     assert result.returncode == code
 
 
-def test_arguments_and_environment_reach_the_guest(deployment: Deployment) -> None:
-    result = deployment.keepctl("run", str(guest("args_env")), "--env", "COLOUR=blue", "--", "a b", "--flag")
+def test_arguments_and_environment_reach_the_guest(job: Job) -> None:
+    result = job.run(str(guest("args_env")), "--env", "COLOUR=blue", "--", "a b", "--flag")
     assert result.stdout == "arg args_env.wasm\narg a b\narg --flag\nenv COLOUR=blue\n"
 
 
-def test_standard_input_is_streamed_to_the_guest(deployment: Deployment) -> None:
+def test_standard_input_is_streamed_to_the_guest(job: Job) -> None:
     text = "line\n" * 100_000
-    result = deployment.keepctl("run", str(example("echo")), "--stdin", "-", input=text)
+    result = job.run(str(example("echo")), "--stdin", "-", input=text)
     assert result.stdout == text
 
 
-def test_files_go_in_and_out(deployment: Deployment, tmp_path: Path) -> None:
+def test_files_go_in_and_out(job: Job, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one two\nthree\n")
-    deployment.keepctl(
-        "run",
+    job.run(
         str(example("wordcount")),
         *("--put", f"{tmp_path}/text.txt:/input/text.txt"),
         *("--get", f"/output/counts.txt:{tmp_path}/counts.txt"),
@@ -44,10 +100,10 @@ def test_files_go_in_and_out(deployment: Deployment, tmp_path: Path) -> None:
     assert "3" in (tmp_path / "counts.txt").read_text()
 
 
-def test_a_local_folder_is_preopened_where_asked(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_local_folder_is_preopened_where_asked(job: Job, tmp_path: Path) -> None:
     (tmp_path / "folder" / "deep").mkdir(parents=True)
     (tmp_path / "folder" / "file.txt").write_text("content")
-    result = deployment.keepctl("run", str(guest("list_dir")), "--dir", f"{tmp_path}/folder:/:ro", "--", "/")
+    result = job.run(str(guest("list_dir")), "--dir", f"{tmp_path}/folder:/:ro", "--", "/")
     assert result.stdout == "d deep\nf file.txt\n"
 
 
@@ -63,33 +119,33 @@ def test_a_local_folder_is_preopened_where_asked(deployment: Deployment, tmp_pat
         ([str(guest("flood"))], 125),
     ],
 )
-def test_the_reason_of_the_end_is_told_by_the_exit_status(
-    deployment: Deployment, arguments: list[str], status: int
-) -> None:
-    result = deployment.keepctl("run", *arguments, check=False)
+def test_the_reason_of_the_end_is_told_by_the_exit_status(job: Job, arguments: list[str], status: int) -> None:
+    result = job.run(*arguments, check=False)
     assert result.returncode == status, result.stderr
-    assert deployment.keeps() == []
+    assert job.leaves_no_keep()
 
 
-def test_a_killed_manager_finds_its_keeps_again_with_the_same_processes(fresh_deployment: Deployment) -> None:
-    keep = fresh_deployment.create("--name", "first")
-    fresh_deployment.keepctl("run", str(example("hello")), "--keep", "first")
-    fresh_deployment.kill_manager()
-    fresh_deployment.serve()
-    found = eventually(lambda: [entry for entry in fresh_deployment.keeps() if entry["state"] == "ready"])
+def test_a_killed_manager_finds_its_keeps_again_with_the_same_processes(
+    own_deployment: Deployment, options: tuple[str, ...]
+) -> None:
+    keep = own_deployment.create("--name", "first", *options)
+    own_deployment.keepctl("run", str(example("hello")), "--keep", "first")
+    own_deployment.kill_manager()
+    own_deployment.serve()
+    found = eventually(lambda: [entry for entry in own_deployment.keeps() if entry["state"] == "ready"])
     assert [(entry["id"], entry["pid"], entry["endpoint"]) for entry in found] == [
         (keep["id"], keep["pid"], keep["endpoint"])
     ]
-    assert f"found keep {keep['id']} (first): ready at {keep['endpoint']}" in fresh_deployment.next_line()
-    run = fresh_deployment.json("runs", "first")[0]
-    assert fresh_deployment.keepctl("output", "first", run["id"]).stdout == "Hello, world!\n"
+    assert f"found keep {keep['id']} (first): ready at {keep['endpoint']}" in own_deployment.next_line()
+    run = own_deployment.json("runs", "first")[0]
+    assert own_deployment.keepctl("output", "first", run["id"]).stdout == "Hello, world!\n"
 
 
-def test_a_removed_keep_leaves_nothing(fresh_deployment: Deployment) -> None:
-    keep = fresh_deployment.create()
-    assert len(fresh_deployment.keep_processes()) >= 1
-    fresh_deployment.keepctl("rm", keep["id"])
-    assert fresh_deployment.keeps() == []
-    assert fresh_deployment.keep_processes() == []
-    left = list(fresh_deployment.home.rglob(f"*{keep['id']}*"))
+def test_a_removed_keep_leaves_nothing(own_deployment: Deployment, options: tuple[str, ...]) -> None:
+    keep = own_deployment.create(*options)
+    assert len(own_deployment.keep_processes()) >= 1
+    own_deployment.keepctl("rm", keep["id"])
+    assert own_deployment.keeps() == []
+    assert own_deployment.keep_processes() == []
+    left = list(own_deployment.home.rglob(f"*{keep['id']}*"))
     assert left == []
