@@ -87,15 +87,19 @@ def folder_mounts(folders: Iterable[Folder]) -> tuple[Mount, ...]:
     )
 
 
-def run_mounts(folders: tuple[Mount, ...], named: Iterable[str]) -> tuple[Mount, ...] | None:
+def run_mounts(
+    folders: tuple[Mount, ...], named: Iterable[str], *, only_named: bool = False
+) -> tuple[Mount, ...] | None:
     """The mounts of a run: `--dir` folders or the usual areas, and those that a guest's path in `named` needs.
 
-    None for a run without anything unusual, which has the mounts that are configured.
+    None for a run without anything unusual, which has the mounts that are configured. `only_named` leaves out the
+    usual areas, also where there is no `--dir`.
     """
     needed = {mount_of(guest, folders) for guest in named}
-    if not folders and SEALED_MOUNT not in needed:
+    only_named = only_named or bool(folders)
+    if not only_named and SEALED_MOUNT not in needed:
         return None
-    usual = tuple(mount for mount in DEFAULT_MOUNTS if not folders or mount in needed)
+    usual = tuple(mount for mount in DEFAULT_MOUNTS if not only_named or mount in needed)
     return (*folders, *usual, *(mount for mount in (SEALED_MOUNT,) if mount in needed))
 
 

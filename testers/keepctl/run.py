@@ -81,9 +81,10 @@ Without --keep a keep is made, used and removed again, also on Ctrl-C. With --ke
 has loaded just that file already. Standard output and standard error of the guest are passed through as they come.
 
 Guests see /input (read-only), /output and /data. --dir sends a local folder and shows it at GUEST, which may be / or a
-relative name; /input, /output and /data are then there only if --put or --get name them. What the guest writes into
-such a folder stays in the keep: fetch it with --get GUEST/file:LOCAL. In a keep that existed before, the folders of an
-earlier run with --dir are replaced. Links in LOCAL are followed only where they stay inside of it.
+relative name. With --dir or --no-folders, /input, /output and /data are there only if --put or --get name them. What
+the guest writes into a --dir folder stays in the keep: fetch it with --get GUEST/file:LOCAL. In a keep that existed
+before, the folders of an earlier run with --dir are replaced. Links in LOCAL are followed only where they stay inside
+of it.
 
 /sealed is there if --put or --get name a path in it: its files are plaintext for the guest, and for everybody else
 envelopes that only this keep's key opens.
@@ -152,6 +153,9 @@ def register(subparsers: Subparsers) -> None:
         ("--dir", "LOCAL:GUEST[:ro]", guest_paths.folder, "send a folder and show it to the guest at GUEST"),
     ):
         run.add_argument(name, metavar=metavar, type=kind, action="append", default=[], help=text)
+    run.add_argument(
+        "--no-folders", action="store_true", help="show the guest no folders but those that --dir, --put and --get name"
+    )
     run.add_argument("--memory", metavar="SIZE", type=size, help="memory of the guest, such as 64M")
     run.add_argument("--timeout", metavar="TIME", type=duration, help="time for the run, such as 30s")
     add_evidence_options(run)
@@ -207,7 +211,7 @@ def _job(options: argparse.Namespace) -> Job:
             program=options.file.name,
             env=dict(options.env),
             stdin=None if options.stdin is None else "stream",
-            mounts=run_mounts(mounts, [transfer.guest for transfer in (*puts, *gets)]),
+            mounts=run_mounts(mounts, [transfer.guest for transfer in (*puts, *gets)], only_named=options.no_folders),
             memory=options.memory,
             timeout=options.timeout,
             secrets=tuple(options.secret) or None,

@@ -51,6 +51,12 @@ def test_with_folders_a_run_sees_only_the_areas_that_are_named() -> None:
     assert run_mounts(root, ["/output/x", "/input/y"]) == (*root, INPUT, OUTPUT)
 
 
+def test_a_run_may_see_only_what_is_named() -> None:
+    assert run_mounts((), []) is None
+    assert run_mounts((), [], only_named=True) == ()
+    assert run_mounts((), ["/data/x"], only_named=True) == (DATA,)
+
+
 @pytest.mark.parametrize(
     ("guest", "folders", "expected"),
     [
