@@ -1,4 +1,4 @@
-"""A sealed symbolic link: on disk it is a link too, to a name that says in base64 where it leads, as a file of one chunk.
+"""A sealed symbolic link: on disk it is one too, and says in base64 where it leads, as a file of one chunk.
 
 A link that the host makes would have a run read one sealed file for another, each of which opens in its own place.
 """
