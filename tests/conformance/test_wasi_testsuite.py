@@ -59,7 +59,14 @@ def _in_a_keep(program: Program, deployment: Deployment, keep: str, scratch: Pat
 
 def _in_wasmtime(program: Program, scratch: Path) -> Outcome:
     folders = [word for local, guest in _folders(program, scratch) for word in ("--dir", f"{local}::{guest}")]
-    command = [wasmtime_cli.command(), "run", *folders, *_environment(program), program.wasm, *program.args]
+    command: list[str] = [
+        str(wasmtime_cli.command()),
+        "run",
+        *folders,
+        *_environment(program),
+        str(program.wasm),
+        *program.args,
+    ]
     ran = subprocess.run(command, input=program.stdin or "", capture_output=True, text=True, check=False)
     return Outcome(ran.returncode, ran.stdout, ran.stderr)
 
