@@ -7,6 +7,7 @@ checked by `cryptography` over the original bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ from keep_attestation.signatures import SignatureScheme, load_public_key, scheme
 
 MAX_CERTIFICATE_SIZE = 64 * 1024
 
+_PEM_AFTER_TEXT = re.compile(rb"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*?\r?\n-----BEGIN ")
+"""Quotes have PEM inside, too; what is before it there is no text."""
 _VERSION, _EXTENSIONS = 0xA0, 0xA3
 _UNIQUE_IDS = (0x81, 0x82)
 """Context-specific tags of a tbsCertificate (RFC 5280, 4.1)."""
@@ -111,9 +114,9 @@ def read_certificate(data: bytes) -> Certificate:
 
 
 def read_certificates(data: bytes) -> tuple[Certificate, ...]:
-    """All certificates in `data`: one in DER, or any number in PEM. Raises `MalformedCertificateError`."""
-    if not data.lstrip().startswith(b"-----"):
-        return (_read_der(bytes(data)),)
+    """All certificates in `data`, in DER or in PEM. Raises `MalformedCertificateError`."""
+    if not is_pem(data):
+        return tuple(map(_read_der, _elements(bytes(data))))
     try:
         blocks = list(pem.unarmor(data, multiple=True))
     except (ValueError, TypeError) as error:
@@ -121,6 +124,22 @@ def read_certificates(data: bytes) -> tuple[Certificate, ...]:
     if wrong := next((kind for kind, _, _ in blocks if kind not in ("CERTIFICATE", "TRUSTED CERTIFICATE")), None):
         raise MalformedCertificateError(f"PEM of certificates holds a {wrong}")
     return tuple(_read_der(der) for _, _, der in blocks)
+
+
+def is_pem(data: bytes) -> bool:
+    """Whether `data` is in PEM, perhaps with words before it, as `openssl x509 -text` writes it."""
+    return data.lstrip().startswith(b"-----") or _PEM_AFTER_TEXT.match(data) is not None
+
+
+def _elements(data: bytes) -> tuple[bytes, ...]:
+    """What DER is made of, if it is several certificates one behind the other, as `cat` makes them."""
+    found, reader = [], DerReader(data)
+    try:
+        while not reader.ended:
+            found.append(reader.whole(SEQUENCE))
+    except MalformedCertificateError:
+        return (data,)
+    return tuple(found) or (data,)
 
 
 @lru_cache(maxsize=256)

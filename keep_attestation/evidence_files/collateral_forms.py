@@ -1,7 +1,8 @@
 """Intel's collateral in the forms that tools store it in, put into the one that verifiers read.
 
 Known are dcap-qvl's `QuoteCollateralV3`, the fields of Intel's `sgx_ql_qve_collateral_t` with whole replies of the PCS
-in them, both in any spelling of their names, and the replies themselves in a folder. What Intel signed stays as it is.
+in them, both in any spelling of their names, and the replies themselves in a folder; chains with their root first or
+last, and percent-encoded as in the PCS's headers. What Intel signed stays as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -97,7 +99,12 @@ def _is_plain(data: bytes) -> bool:
     except msgspec.ValidationError:
         return False
     texts = (bundle.root_ca_crl, bundle.pck_crl, bundle.tcb_info_signature, bundle.qe_identity_signature)
-    return signed_part(bundle.tcb_info.encode()) is None and all(_is_hex(text) for text in texts)
+    chains = (bundle.pck_crl_issuer_chain, bundle.tcb_info_issuer_chain, bundle.qe_identity_issuer_chain)
+    return (
+        signed_part(bundle.tcb_info.encode()) is None
+        and all(_is_hex(text) for text in texts)
+        and all(_chain(text) == text for text in chains)
+    )
 
 
 def _members(raw: Mapping[str, msgspec.Raw]) -> dict[str, str]:
@@ -112,10 +119,22 @@ def _members(raw: Mapping[str, msgspec.Raw]) -> dict[str, str]:
             if reply is not None:
                 members.setdefault(f"{field}_signature", reply[2])
         elif field is not None and field.endswith("_chain"):
-            members[field] = msgspec.json.decode(value, type=str)
+            members[field] = _chain(msgspec.json.decode(value, type=str))
         elif field is not None:
             members[field] = _octets(msgspec.json.decode(value)).hex()
     return members
+
+
+def _chain(text: str) -> str:
+    """PEM with the signer first; as it came where it cannot be read."""
+    text = unquote(text) if text.startswith("-----BEGIN%20") else text
+    try:
+        first, *others = read_pem_chain(text.encode(errors="replace"))
+    except MalformedEvidenceError:
+        return text
+    if not others or first.subject != first.issuer:
+        return text
+    return "".join(map(_pem, (*reversed(others), first)))
 
 
 def _field(name: str) -> str | None:

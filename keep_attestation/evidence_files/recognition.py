@@ -12,7 +12,7 @@ from contextlib import suppress
 import msgspec
 from asn1crypto import csr, keys, pem
 
-from keep_attestation.certificates import read_certificates, read_crl
+from keep_attestation.certificates import is_pem, read_certificates, read_crl
 from keep_attestation.errors import MalformedEvidenceError
 from keep_attestation.evidence_files.collateral_forms import has_collateral, in_one_form
 from keep_attestation.evidence_files.content import BEARERS, PIECES, WHOLE, Content, Part
@@ -160,7 +160,7 @@ def _tables(data: bytes) -> list[Part]:
 
 
 def _pem(data: bytes) -> list[Part]:
-    if not data.lstrip().startswith(b"-----BEGIN "):
+    if not is_pem(data):
         return []
     try:
         blocks = list(pem.unarmor(data, multiple=True))
@@ -182,11 +182,12 @@ def _der(data: bytes) -> list[Part]:
 
 def _certificates(data: bytes) -> list[Part]:
     try:
-        (certificate,) = read_certificates(data)
-    except (MalformedEvidenceError, ValueError):
+        certificate, *others = read_certificates(data)
+    except MalformedEvidenceError:
         return []
-    content = Content.RATLS_CERTIFICATE if _bears_evidence(certificate.extensions) else Content.CERTIFICATES
-    return [Part(content, certificate.der)]
+    if _bears_evidence(certificate.extensions):
+        return [Part(Content.RATLS_CERTIFICATE, certificate.der)]
+    return [Part(Content.CERTIFICATES, data if others else certificate.der)]
 
 
 def _bears_evidence(extensions: Mapping[str, bytes]) -> bool:

@@ -261,6 +261,8 @@ def test_certificates_are_read_from_der_and_from_pem_of_any_number() -> None:
     pem = b"".join(x509.load_der_x509_certificate(a.der).public_bytes(serialization.Encoding.PEM) for a in (ROOT, LEAF))
     assert [c.subject_name for c in read_certificates(pem)] == ["root", "leaf"]
     assert [c.der for c in read_certificates(LEAF.der)] == [LEAF.der]
+    assert [c.subject_name for c in read_certificates(LEAF.der + ROOT.der)] == ["leaf", "root"]
+    assert [c.subject_name for c in read_certificates(b"Certificate:\n    Data:\n" + pem)] == ["root", "leaf"]
     with pytest.raises(MalformedCertificateError, match="one certificate expected, 2 came"):
         read_certificate(pem)
 
@@ -275,8 +277,17 @@ def test_a_private_key_in_pem_is_no_certificate() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\x30\x00", LEAF.der[:-1], LEAF.der + b"\x00", bytes(MAX_CERTIFICATE_SIZE + 1), b"-----BEGIN", b"\xff" * 40],
-    ids=["nothing", "empty", "cut", "trailing", "large", "half PEM", "noise"],
+    [
+        b"",
+        b"\x30\x00",
+        LEAF.der[:-1],
+        LEAF.der + b"\x00",
+        LEAF.der + ROOT.der,
+        bytes(MAX_CERTIFICATE_SIZE + 1),
+        b"-----BEGIN",
+        b"\xff" * 40,
+    ],
+    ids=["nothing", "empty", "cut", "trailing", "two", "large", "half PEM", "noise"],
 )
 def test_what_is_no_certificate_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedCertificateError):

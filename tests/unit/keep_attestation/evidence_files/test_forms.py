@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -97,6 +98,42 @@ class TestSnp:
         files: dict[str, bytes | str] = {"attestation.dat": chip.report(), "chain.txt": chain, "old.crt": foreign}
         write(tmp_path, **files)
         assert read_evidence(tmp_path).evidence.endorsements.certificates == (chip.certificate,)
+
+    @pytest.mark.parametrize(
+        "store",
+        [
+            lambda *ders: b"".join(ders),
+            lambda *ders: base64.b64encode(b"".join(ders)),
+            lambda *ders: pem(*reversed(ders)).encode(),
+            lambda *ders: b"subject=CN = SEV-VCEK\nissuer=CN = SEV\n" + pem(*ders).encode(),
+            lambda *ders: b"\xef\xbb\xbf" + pem(*ders).replace("\n", "\r\n").encode(),
+        ],
+        ids=["DER", "base64", "reversed", "text", "mark"],
+    )
+    def test_a_chain_in_one_file_is_read_however_it_was_put_together(
+        self, chip: FakeChip, tmp_path: Path, store: Callable[..., bytes]
+    ) -> None:
+        (anchors,) = fake_amd(chip.product).anchors
+        chain = store(chip.certificate, *(each.der for each in anchors.certificates))
+        write(tmp_path, report=chip.report(), chain=chain)
+        assert chip.certificate in read_evidence(tmp_path).evidence.endorsements.certificates
+
+    @pytest.mark.parametrize(
+        "write_down",
+        [
+            lambda report: ":".join(f"{octet:02x}" for octet in report).encode(),
+            lambda report: json.dumps(base64.b64encode(report).decode()).encode(),
+            lambda report: b"\xef\xbb\xbf" + report.hex().encode() + b"\r\n",
+            lambda report: base64.b64encode(report).decode().encode("utf-16"),
+        ],
+        ids=["colons", "JSON", "mark", "UTF-16"],
+    )
+    def test_a_report_is_read_however_it_was_written_down(
+        self, chip: FakeChip, tmp_path: Path, write_down: Callable[[bytes], bytes]
+    ) -> None:
+        report = chip.report()
+        file = read_evidence(write(tmp_path, report=write_down(report)) / "report")
+        assert (file.kind, file.evidence.body) == (EvidenceKind.SNP, report)
 
 
 class TestQuotes:
@@ -195,8 +232,21 @@ def lists_of_numbers(bundle: dict[str, Any]) -> dict[str, Any]:
     return bundle
 
 
+def reversed_chains(bundle: dict[str, Any]) -> dict[str, Any]:
+    for name in (name for name in bundle if name.endswith("_chain")):
+        bundle[name] = pem(*(each.der for each in reversed(read_certificates(bundle[name].encode()))))
+    return bundle
+
+
+def headers_of_the_pcs(bundle: dict[str, Any]) -> dict[str, Any]:
+    return {name: quote(value) if name.endswith("_chain") else value for name, value in bundle.items()}
+
+
 class TestCollateral:
-    @pytest.mark.parametrize("form", [plain, camel, pcs_replies, base64_lists, lists_of_numbers])
+    @pytest.mark.parametrize(
+        "form",
+        [plain, camel, pcs_replies, base64_lists, lists_of_numbers, reversed_chains, headers_of_the_pcs],
+    )
     def test_every_form_says_the_same(
         self, forge: Forge, tee: Tee, tmp_path: Path, form: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> None:
