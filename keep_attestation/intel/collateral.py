@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from keep_attestation.certificates import Certificate, RevocationList, read_certificates, read_crl
+from keep_attestation.certificates import Certificate, RevocationList, issued_by, read_certificates, read_crl
 from keep_attestation.errors import MalformedEvidenceError
 from keep_attestation.verdict import CollateralDates
 
@@ -75,6 +75,8 @@ class Collateral:
     qe_issue_date: datetime
     dates: CollateralDates
     """Over TCB info, QE identity, both CRLs and the signers' chains; the evaluation number is the lower of the two."""
+    certificates: tuple[Certificate, ...]
+    """Of the signers' chains."""
 
 
 @lru_cache(maxsize=32)
@@ -98,6 +100,7 @@ def parse_collateral(data: bytes) -> Collateral:
         tcb_issue_date=tcb.issue_date,
         qe_issue_date=qe.issue_date,
         dates=_dates((tcb, qe), crls, certificates),
+        certificates=tuple(certificates),
     )
 
 
@@ -122,6 +125,17 @@ def decode_hex(text: str, name: str) -> bytes:
 def age_days(collateral: Collateral, at: datetime) -> int:
     """Whole days since the older of TCB info and QE identity was issued."""
     return (at - min(collateral.tcb_issue_date, collateral.qe_issue_date)).days
+
+
+def signers_problem(certificates: Iterable[Certificate], root: Certificate) -> str | None:
+    """Why one of the chains' certificates is not what Intel's `root` issued, as it did all of them and itself, or None.
+
+    Appraisal takes the root that is pinned, and never looks at the copies: what was changed in them would go along.
+    """
+    for certificate in certificates:
+        if problem := issued_by(certificate, root):
+            return f"{certificate.subject_name!r} in its chains: {problem}"
+    return None
 
 
 def period_problem(dates: CollateralDates, at: datetime) -> str | None:

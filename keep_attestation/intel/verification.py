@@ -16,7 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from keep_attestation.certificates import Certificate, read_crl, revoked_by
 from keep_attestation.evidence import Binding, Endorsements
 from keep_attestation.intel.anchors import TrustAnchors
-from keep_attestation.intel.collateral import Collateral, age_days, parse_collateral, period_problem, read_pem_chain
+from keep_attestation.intel.collateral import (
+    Collateral,
+    age_days,
+    parse_collateral,
+    period_problem,
+    read_pem_chain,
+    signers_problem,
+)
 from keep_attestation.intel.dcap import Appraisal, appraise
 from keep_attestation.intel.pck import PckExtension, anchored_chain, parse_pck_extension, pck_chain_problem
 from keep_attestation.intel.quote import CertificationDataType, Quote
@@ -88,7 +95,7 @@ def verify_platform(
     collateral = parse_collateral(endorsements.collateral)
     dates = _joined(dates, collateral.dates)
     facts |= _collateral_facts(collateral, at)
-    problem = _collateral_problem(kind, collateral, pck, at)
+    problem = _collateral_problem(kind, collateral, pck, at) or signers_problem(collateral.certificates, chain[-1])
     if checks.expect(
         f"{kind}.collateral",
         problem is None,

@@ -54,7 +54,7 @@ def register(subparsers: Subparsers) -> None:
     verify.add_argument(
         "--endorsements", metavar="FILE|DIR", type=Path, action="append", default=[], help="certificates and CRLs"
     )
-    verify.add_argument("--collateral", metavar="FILE", type=Path, help="Intel's, in one of the forms of docs/attestation.md")
+    verify.add_argument("--collateral", metavar="FILE", type=Path, help="Intel's, from dcap-qvl, its QvL or the PCS")
     verify.add_argument(
         "--fetch", action="store_true", help="ask AMD's or Intel's service for what is not there; it learns the chip"
     )

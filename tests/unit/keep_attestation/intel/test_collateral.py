@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from datetime import timedelta
 
 import msgspec
@@ -64,6 +65,16 @@ def test_changed_collateral_is_refused(tee: Tee, member: str) -> None:
     text = bundle[member].replace("OutOfDate", "UpToDate") if member == "tcb_info" else bundle[member] + " "
     changed = json.dumps(bundle | {member: text}).encode()
     assert f"{tee}.tcb" in refusal(tee, collateral=changed)
+
+
+@pytest.mark.parametrize("member", ["pck_crl_issuer_chain", "tcb_info_issuer_chain", "qe_identity_issuer_chain"])
+@pytest.mark.parametrize("changed", [FORGE.root, FORGE.pck], ids=["the root", "a foreign one"])
+def test_a_chain_with_what_the_root_did_not_issue_is_refused(tee: Tee, member: str, changed: Authority) -> None:
+    bundle = json.loads(FORGE.collateral(tee))
+    der = changed.der[:-1] + bytes([changed.der[-1] ^ 1]) if changed is FORGE.root else changed.der
+    copy = ssl.DER_cert_to_PEM_cert(der)
+    text = json.dumps(bundle | {member: bundle[member].replace(FORGE.root.pem.decode(), copy)}).encode()
+    assert "in its chains" in refusal(tee, collateral=text)[f"{tee}.collateral"]
 
 
 # Attack 1 (CVE-2026-22696): a QE identity that Intel did not sign admits a forged quoting enclave.
