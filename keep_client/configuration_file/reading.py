@@ -16,7 +16,7 @@ from keep_client.configuration_file.places import Path as Place
 from keep_protocol.egress.errors import EgressError
 from keep_protocol.egress.rule_text import parse_rule
 from keep_protocol.network_policy import Egress, EgressRule, NetworkPolicy
-from keep_protocol.workload_configuration import ConnectFile, ListenFile, WorkloadConfiguration
+from keep_protocol.workload_configuration import ConnectFile, ListenFile, StdinFile, WorkloadConfiguration
 
 ENARX_NAME: Final = "enarx.toml"
 """The name, in lower case, by which a file of Enarx's is told from one of ours."""
@@ -50,6 +50,8 @@ class ConfigurationFile:
     """What a keep's spec has to allow for it, and no more."""
     warnings: tuple[str, ...] = ()
     """What was read otherwise than its writer may have meant."""
+    inherits_stdin: bool = False
+    """Whether the run reads what whoever starts it has as standard input, as Enarx had it."""
 
 
 def read_configuration(path: Path) -> ConfigurationFile:
@@ -63,9 +65,11 @@ def read_configuration(path: Path) -> ConfigurationFile:
     except msgspec.ValidationError as error:
         raise document.error(_place(str(error)), _AT.sub("", str(error))) from None
     try:
-        return ConfigurationFile(configuration, _network(configuration, denied), tuple(warnings))
+        network = _network(configuration, denied)
     except ValueError as error:  # what contradicts itself
         raise document.error((), str(error)) from None
+    inherits_stdin = enarx and any(isinstance(file, StdinFile) for file in configuration.files or ())
+    return ConfigurationFile(configuration, network, tuple(warnings), inherits_stdin)
 
 
 def _enarx(document: Document, warnings: list[str]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from testers.deployment import printable
 FAILED = 125
 """An error that is not the guest's."""
 
+NOT_RUNNABLE = 1
+"""The file is nothing that can be run; Enarx ended so."""
+
 _STATUS = {
     ExitReason.TRAP: 134,
     ExitReason.TIMEOUT: 124,

@@ -45,7 +45,7 @@ from testers.keepctl.configurations import (
 )
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import run_document, say, show_json
-from testers.keepctl.exit_status import FAILED, exit_status, explanation
+from testers.keepctl.exit_status import FAILED, NOT_RUNNABLE, exit_status, explanation
 from testers.keepctl.fetching import fetch
 from testers.keepctl.files import sent_to
 from testers.keepctl.guest_paths import Folder, Location, Transfer, folder_mounts, locate, run_mounts
@@ -89,9 +89,9 @@ of it.
 /sealed is there if --put or --get name a path in it: its files are plaintext for the guest, and for everybody else
 envelopes that only this keep's key opens.
 
-Exit status: the guest's own; 134 trap, 124 timeout, 137 memory, 143 stopped, 125 any error that is not the guest's
-(also: lost, too much output), 128+N when signal N ended keepctl. Codes above 255 keep their low 8 bits, but never
-become 0.
+Exit status: the guest's own; 134 trap, 124 timeout, 137 memory, 143 stopped, 1 when the file is nothing that can be
+run, 125 any other error that is not the guest's (also: lost, too much output), 128+N when signal N ended keepctl. Codes
+above 255 keep their low 8 bits, but never become 0.
 
 With --json the output is not passed through: one document with the run and, in base64, what it wrote."""
 
@@ -180,6 +180,11 @@ def _run(options: argparse.Namespace) -> int:
         return interruption.status
     except BrokenPipeError:
         return CLOSED_PIPE
+    except ProblemError as problem:
+        if problem.code not in (ErrorCode.WORKLOAD_INVALID, ErrorCode.WORKLOAD_NOT_RUNNABLE):
+            raise
+        say(error_line(problem))
+        return NOT_RUNNABLE
 
 
 def _run_interruptibly(options: argparse.Namespace) -> int:
@@ -200,6 +205,7 @@ def _job(options: argparse.Namespace) -> Job:
     puts: list[Transfer] = options.put
     gets: list[Transfer] = options.get
     mounts = folder_mounts(folders)
+    stdin = _stdin(options.stdin, configured)
     for folder in folders:
         if not folder.local.is_dir():
             raise InvalidArgumentError(f"{folder.local} is no folder: --dir takes one, --put takes files")
@@ -210,7 +216,7 @@ def _job(options: argparse.Namespace) -> Job:
             args=(*options.arg, *options.guest_args) or None,
             program=options.file.name,
             env=dict(options.env),
-            stdin=None if options.stdin is None else "stream",
+            stdin=None if stdin is None else "stream",
             mounts=run_mounts(mounts, [transfer.guest for transfer in (*puts, *gets)], only_named=options.no_folders),
             memory=options.memory,
             timeout=options.timeout,
@@ -222,15 +228,15 @@ def _job(options: argparse.Namespace) -> Job:
         ),
         puts=tuple(_put(transfer, mounts) for transfer in puts),
         gets=tuple((locate(transfer.guest, mounts), Path(transfer.local)) for transfer in gets),
-        stdin=_stdin(options.stdin, configured),
+        stdin=stdin,
     )
 
 
 def _stdin(given: str | None, configured: ConfigurationFile | None) -> str | None:
     """A workload that is configured to get a stream gets ours."""
-    if given is None and configured is not None and configured.configuration.stdin == "stream":
-        return "-"
-    return given
+    if given is not None or configured is None:
+        return given
+    return "-" if configured.inherits_stdin or configured.configuration.stdin == "stream" else None
 
 
 def _put(transfer: Transfer, mounts: tuple[Mount, ...]) -> tuple[Location, list[Entry]]:

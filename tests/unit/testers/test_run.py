@@ -72,7 +72,7 @@ def test_what_is_no_wasm_is_our_error_and_leaves_no_keep(
 ) -> None:
     (text := tmp_path / "text.wasm").write_text("hello")
     done = keepctl("run", str(text))
-    assert (done.returncode, done.stderr) == (125, "keepctl: workload-invalid: no wasm; send a .wasm file\n")
+    assert (done.returncode, done.stderr) == (1, "keepctl: workload-invalid: no wasm; send a .wasm file\n")
     assert (fake.keeps, len(fake.removed)) == ({}, 1)
 
 
