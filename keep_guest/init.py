@@ -87,6 +87,8 @@ def _prepare(told: GuestConfiguration) -> KeepSpec:
         check_launch(spec.evidence, digest)
     if told.channel is GuestChannel.VSOCK and not machine.load_modules("vsock"):
         raise GuestError("the machine has no vsock device, which the host's channel needs")
+    if told.disk:
+        machine.mount_disk()
     machine.let_read_boot_log()
     _write_revocation_lists(told.revocation_lists)
     return spec

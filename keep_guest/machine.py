@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from keep_guest.errors import SystemCallError
-from keep_guest.system import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT, load_module, mount
+from keep_guest.errors import GuestError, SystemCallError
+from keep_guest.system import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT, load_module, mount
 
 STATE: Final = Path("/var/lib/keep")
-"""The keep's only folder to write; in memory, so that it ends with the machine."""
+"""The keep's only folder to write; in memory, where the machine has no disk for it."""
 HOST_FILES: Final = Path("/run/host")
 """What the host tells while the keep runs: its revocation lists."""
 MODULES: Final = Path("/usr/lib/modules")
 
 _MODULE_LISTS: Final = MODULES / "groups.json"
+_DISK: Final = Path("/dev/vda")
+_DISK_SECONDS: Final = 5.0
+_PAUSE: Final = 0.01
 _GROUPS: Final = Path("/sys/fs/cgroup")
 _BOOT_LOG: Final = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 
@@ -55,6 +60,22 @@ def load_modules(group: str) -> bool:
     names: list[str] = json.loads(_MODULE_LISTS.read_text()).get(group, [])
     found = [load_module(MODULES / name) for name in names]
     return all(found)
+
+
+def mount_disk(device: Path = _DISK) -> None:
+    """The keep's state is on the disk from now on. Raises `GuestError`."""
+    load_modules("disk")
+    deadline = time.monotonic() + _DISK_SECONDS
+    while not device.exists():
+        if time.monotonic() > deadline:
+            raise GuestError("the machine has no disk, or its kernel no driver for it (VIRTIO_BLK)")
+        time.sleep(_PAUSE)
+    # Not MS_NOEXEC, as above. What the host's disk refuses is refused here too, until the machine starts anew.
+    flags = MS_NOSUID | MS_NODEV | MS_NOATIME
+    mount("ext4", str(STATE), flags, "errors=remount-ro,discard", source=str(device))
+    # mke2fs makes it, and whoever lists the keep's state would stumble over it.
+    with suppress(OSError):
+        (STATE / "lost+found").rmdir()
 
 
 def mount_reports() -> None:

@@ -14,6 +14,7 @@ MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
 MS_REMOUNT: Final = 32
+MS_NOATIME: Final = 1024
 
 _FINIT_MODULE: Final = 313
 """On x86-64, the only machine that images are built for."""
@@ -29,9 +30,10 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def mount(kind: str, target: str, flags: int, options: str = "") -> None:
-    """Mount a file system of the kernel's own. Raises `SystemCallError`."""
-    if _libc.mount(kind.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()) != 0:
+def mount(kind: str, target: str, flags: int, options: str = "", source: str | None = None) -> None:
+    """Mount a file system of the kernel's own, or that of the device `source`. Raises `SystemCallError`."""
+    names = (name.encode() for name in (source or kind, target, kind))
+    if _libc.mount(*names, ctypes.c_ulong(flags), options.encode()) != 0:
         raise _failure(f"mounting {kind} on {target}")
 
 

@@ -17,7 +17,7 @@ CONTROL_PORT: Final = "org.wasmkeep.control"
 """The virtio-serial port of these lines."""
 VSOCK_PORT: Final = 4433
 """Where the keep listens for its clients when the machine has a vsock."""
-GUEST_PROTOCOL_VERSION: Final = 1
+GUEST_PROTOCOL_VERSION: Final = 2
 MAX_LINE: Final = 16 * 1024 * 1024
 """Bytes of one line; revocation lists are what may be long."""
 
@@ -32,6 +32,8 @@ class GuestConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     configuration: Configuration
     invocation: str
     channel: GuestChannel
+    disk: bool = False
+    """Whether the machine has a disk for the keep's state; without one it ends with the machine."""
     revocation_lists: str = ""
     """The host's lists in PEM, as `client-crl.pem` holds them; empty: none."""
 

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from keep_protocol.spec import Limits, MiB
-from keep_protocol.states import GuestChannel
+from keep_protocol.states import Backend, GuestChannel
 
 KERNEL_FD: Final = "kernel"
 INITRAMFS_FD: Final = "initramfs"
@@ -18,6 +18,11 @@ MACHINE_FDS: Final = frozenset({KERNEL_FD, INITRAMFS_FD, FIRMWARE_FD})
 
 MIN_GUEST_MEMORY: Final = 192 * MiB
 """Below it kernel and initramfs leave no room for a keep."""
+
+
+WITH_DISK: Final = frozenset({Backend.QEMU, Backend.QEMU_VTPM})
+"""Machines whose state outlives them. A kernel must not mount what an enemy may have written, and whoever has a
+machine of trusted hardware counts its host among the enemies."""
 
 
 class Accelerator(StrEnum):
@@ -44,6 +49,8 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SNP: which bit of an address says that a page is encrypted; CPUID 0x8000001f."""
     lost_address_bits: int = 0
     """SNP: by how many bits encryption shortens physical addresses; CPUID 0x8000001f."""
+    mke2fs: str = ""
+    """Path of the program, for machines with a disk."""
     quote_socket: str = ""
     """TDX: the socket of the host's quote generation service."""
 
@@ -56,3 +63,8 @@ def guest_memory(limits: Limits) -> int:
 def guest_processors(limits: Limits) -> int:
     """Virtual processors of a keep's machine: enough to use what the spec grants."""
     return -(-limits.cpu // 100)
+
+
+def disk_size(limits: Limits) -> int:
+    """Bytes of the disk of a keep's machine: twice what may lie there, for the new is made before the old goes."""
+    return 2 * (limits.files + limits.workload) + 16 * limits.output + 256 * MiB

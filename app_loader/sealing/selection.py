@@ -31,22 +31,22 @@ def find_sealer(
     if spec.backend.is_tee:
         raise SealingUnavailableError(f"the hardware of a {spec.backend} keep gives its guests no key to seal with")
     if spec.evidence is EvidenceKind.TPM:
-        return _tpm_sealer(attester, state, keep)
+        return _tpm_sealer(attester, state, keep, machine=spec.backend is Backend.QEMU_VTPM)
     if not handed_over:
         raise SealingUnavailableError("the host handed no key over; restart the keep, if its manager is a newer one")
     share = read_share(state)
     return Sealer(KeyRing([HostKey(_decoded(key), share, keep) for key in handed_over]))
 
 
-def _tpm_sealer(attester: Attester | None, state: Path, keep: str) -> Sealer:
+def _tpm_sealer(attester: Attester | None, state: Path, keep: str, *, machine: bool) -> Sealer:
     from app_loader.attesters.selection import TpmQuoter
     from app_loader.sealing.tpm_counter import TpmCounter
-    from app_loader.sealing.tpm_key import TpmSealedKey
+    from app_loader.sealing.tpm_key import BOOT_REGISTERS, MACHINE_REGISTERS, TpmSealedKey
 
     if not isinstance(attester, TpmQuoter):
         raise SealingUnavailableError("this keep was given no TPM")
     with attester.borrowed() as tpm:
-        key = TpmSealedKey(tpm, state, keep)
+        key = TpmSealedKey(tpm, state, keep, MACHINE_REGISTERS if machine else BOOT_REGISTERS)
     return Sealer(KeyRing([key]), counter=TpmCounter(attester.borrowed, key, state, keep))
 
 

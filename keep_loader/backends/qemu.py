@@ -26,7 +26,7 @@ from keep_protocol.guest_control import (
     Revocations,
 )
 from keep_protocol.handover import Configuration
-from keep_protocol.machine import MACHINE_FDS
+from keep_protocol.machine import MACHINE_FDS, WITH_DISK
 from keep_protocol.spec import decode_spec, spec_digest
 
 _CRL_POLL: Final = 1.0
@@ -70,6 +70,7 @@ def run(
         configuration=msgspec.structs.replace(configuration, machine=None),
         invocation=invocation,
         channel=GuestChannel(configuration.machine.channel),
+        disk=order.spec.backend in WITH_DISK,
         revocation_lists=revocations.read(),
     )
     return asyncio.run(_serve(order, guest, listener, revocations, publish, heartbeat))

@@ -51,6 +51,7 @@ def _plain(shape: MachineShape) -> list[str]:
         *("-m", f"{shape.memory}M"),
         *_boot(shape),
         *_ports(shape),
+        *_disk(shape),
         *_devices(shape),
     ]
 
@@ -183,6 +184,18 @@ def _devices(shape: MachineShape) -> list[str]:
     # QEMU's own generator reads the host's once and is not a file: nothing more for the sandbox to allow.
     entropy = ["-object", "rng-builtin,id=entropy", "-device", "virtio-rng-pci,rng=entropy"]
     return [*entropy, "-device", "pvpanic"]
+
+
+def _disk(shape: MachineShape) -> list[str]:
+    if shape.disk is None:
+        return []
+    image = {"driver": "raw", "node-name": "disk", "discard": "unmap"}
+    file = {"driver": "file", "filename": shape.disk, "discard": "unmap"}
+    return [
+        *("-blockdev", json.dumps({**image, "file": file}, separators=(",", ":"))),
+        # By default QEMU stops a machine whose host's disk is full, and its keep would seem to hang.
+        *("-device", "virtio-blk-pci,drive=disk,werror=report,rerror=report"),
+    ]
 
 
 def _needs_kvm(shape: MachineShape) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import socket
 from collections.abc import Mapping
@@ -15,13 +16,16 @@ from keep_loader.errors import MachineError
 from keep_loader.machine import software_tpm
 from keep_loader.machine.children import Child
 from keep_loader.machine.command_line import arguments
+from keep_loader.machine.disk import open_disk
 from keep_loader.machine.shape import DataChannel, EncryptedMemory, MachineShape, SerialChannel, VsockChannel
 from keep_protocol.guest_control import GuestChannel
 from keep_protocol.machine import (
     FIRMWARE_FD,
     INITRAMFS_FD,
     KERNEL_FD,
+    WITH_DISK,
     Machine,
+    disk_size,
     guest_memory,
     guest_processors,
 )
@@ -51,6 +55,8 @@ class Launched:
 
     qemu: Child
     tpm: Child | None
+    disk: int | None
+    """Keeps the lock on the disk."""
     monitor: socket.socket
     console: socket.socket
     control: socket.socket
@@ -82,14 +88,17 @@ async def launch(order: Order) -> Launched:
         )
         ends = _Ends(monitor_end, console_end, control_end, data_end)
         tpm, tpm_end = await _start_tpm(order, theirs)
+        disk = await _open_disk(order, ours)
         channel = _channel(order.machine, data_end)
-        shape = _shape(order, ends, channel, tpm_end)
+        shape = _shape(order, ends, channel, tpm_end, disk)
         inherited = [monitor_end, console_end, control_end, data_end, *order.files.values()]
-        qemu = Child("QEMU", arguments(shape), inherited if tpm_end is None else [*inherited, tpm_end])
+        inherited += [descriptor for descriptor in (tpm_end, disk) if descriptor is not None]
+        qemu = Child("QEMU", arguments(shape), inherited)
         ours.pop_all()
     if isinstance(channel, VsockChannel):
         data.close()
-    return Launched(qemu, tpm, monitor, console, control, channel if isinstance(channel, VsockChannel) else data)
+    reached = channel if isinstance(channel, VsockChannel) else data
+    return Launched(qemu, tpm, disk, monitor, console, control, reached)
 
 
 async def _start_tpm(order: Order, theirs: contextlib.ExitStack) -> tuple[Child | None, int | None]:
@@ -103,6 +112,16 @@ async def _start_tpm(order: Order, theirs: contextlib.ExitStack) -> tuple[Child 
     return tpm, theirs.enter_context(channel).fileno()
 
 
+async def _open_disk(order: Order, ours: contextlib.ExitStack) -> int | None:
+    if order.spec.backend not in WITH_DISK:
+        return None
+    if not order.machine.mke2fs:
+        raise MachineError("a machine with a disk needs mke2fs, and the host named none: restart the keep")
+    disk = await asyncio.to_thread(open_disk, order.machine.mke2fs, order.state, disk_size(order.spec.limits))
+    ours.callback(os.close, disk)
+    return disk
+
+
 def _channel(machine: Machine, descriptor: int) -> DataChannel:
     if machine.channel is GuestChannel.VSOCK:
         # Drawn at random: contexts are the whole host's, and nobody gives them out.
@@ -110,7 +129,7 @@ def _channel(machine: Machine, descriptor: int) -> DataChannel:
     return SerialChannel(descriptor)
 
 
-def _shape(order: Order, ends: _Ends, channel: DataChannel, tpm: int | None) -> MachineShape:
+def _shape(order: Order, ends: _Ends, channel: DataChannel, tpm: int | None, disk: int | None) -> MachineShape:
     machine, files = order.machine, order.files
     if missing := {KERNEL_FD, INITRAMFS_FD} - files.keys():
         raise MachineError(f"the hand-over lacks the guest image's {min(missing)}")
@@ -129,6 +148,7 @@ def _shape(order: Order, ends: _Ends, channel: DataChannel, tpm: int | None) -> 
         console=ends.console,
         control=ends.control,
         channel=channel,
+        disk=None if disk is None else _path(disk),
         firmware=_path(files[FIRMWARE_FD]) if FIRMWARE_FD in files else None,
         tpm=tpm,
         encrypted_memory=EncryptedMemory(*encrypted) if all(encrypted) else None,

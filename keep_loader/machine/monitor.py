@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from keep_protocol.guest_control import GuestControlError
 
 _MAX_LINE: Final = 256 * 1024
 
+_logger = logging.getLogger(__name__)
+
 
 class Monitor:
     """QEMU's end of the life of a machine, as its events tell it."""
@@ -22,6 +25,8 @@ class Monitor:
         self.shutdown_reason: str | None = None
         """`guest-shutdown`, `guest-reset`, `guest-panic`, `host-signal`, …; QMP's ShutdownCause."""
         self.panicked = False
+        self.disk_refused = False
+        """Whether the host has once refused to store what the guest wrote on its disk."""
 
     async def run(self) -> None:
         """Follow QEMU until it hangs up."""
@@ -51,5 +56,11 @@ class Monitor:
             case "SHUTDOWN":
                 data = message.get("data")
                 self.shutdown_reason = str(data.get("reason")) if isinstance(data, dict) else None
+            case "BLOCK_IO_ERROR" if not self.disk_refused:
+                self.disk_refused = True
+                data = message.get("data")
+                full = isinstance(data, dict) and data.get("nospace") is True
+                why = "the host's disk is full" if full else "the host's disk has an error"
+                _logger.error("%s: the keep can store nothing until it is restarted", why)
             case "GUEST_PANICKED" | "GUEST_CRASHLOADED":
                 self.panicked = True

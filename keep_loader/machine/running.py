@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -42,6 +43,8 @@ class RunningMachine:
         self._oom = OomKills()
         self._stopping = False
         self._closing = contextlib.ExitStack()
+        if launched.disk is not None:
+            self._closing.callback(os.close, launched.disk)
         for part in (launched.console, self._monitor, self._control):
             self._closing.callback(part.close)
         self._watching = asyncio.create_task(self._monitor.run())

@@ -53,6 +53,8 @@ class MachineShape:
     console: int
     control: int
     channel: DataChannel
+    disk: str | None = None
+    """A raw image, which the guest may write."""
     firmware: str | None = None
     tpm: int | None = None
     """Control channel of a TPM in software."""

@@ -26,8 +26,8 @@ _ADVISORY: Final = frozenset({"kvm"})
 def machine_backends(survey: Survey) -> tuple[BackendInfo, ...]:
     """Every kind of machine, in the order in which they trust the host less."""
     return (
-        _info(Backend.QEMU, (*_base(survey), _kvm(survey))),
-        _info(Backend.QEMU_VTPM, (*_base(survey), _kvm(survey), *_vtpm(survey))),
+        _info(Backend.QEMU, (*_base(survey), _disk(survey), _kvm(survey))),
+        _info(Backend.QEMU_VTPM, (*_base(survey), _disk(survey), _kvm(survey), *_vtpm(survey))),
         _info(Backend.SNP, tuple(_snp(survey)), advisory=frozenset()),
         _info(Backend.TDX, tuple(_tdx(survey)), advisory=frozenset()),
         _info(Backend.NITRO, tuple(_nitro(survey)), advisory=frozenset()),
@@ -77,6 +77,10 @@ def _image(survey: Survey) -> Check:
     manifest = image.manifest
     digests = f"kernel {manifest.kernel.sha256[:16]}…, initramfs {manifest.initramfs.sha256[:16]}…"
     return Check("image", True, f"{image.folder}: {digests}, {manifest.size / 1e6:.1f} MB")
+
+
+def _disk(survey: Survey) -> Check:
+    return _file("mke2fs", survey.settings.mke2fs, "install the package `e2fsprogs`, or set `machines.mke2fs`")
 
 
 def _kvm(survey: Survey) -> Check:

@@ -15,7 +15,7 @@ from keep_manager.errors import GuestImageError, MachineUnavailableError
 from keep_manager.machines.checks import accelerator, machine_backends
 from keep_manager.machines.settings import MachineSettings
 from keep_manager.machines.survey import Survey, Surveyor
-from keep_protocol.machine import FIRMWARE_FD, Machine, guest_processors
+from keep_protocol.machine import FIRMWARE_FD, WITH_DISK, Machine, guest_processors
 from keep_protocol.manager_api import BackendInfo
 from keep_protocol.spec import KeepSpec, Limits
 from keep_protocol.states import Backend, GuestChannel
@@ -85,6 +85,7 @@ class Machines:
             accelerator=accelerator(survey),
             command_line=image.manifest.command_line,
             channel=GuestChannel.SERIAL if survey.devices["dev/vhost-vsock"].problem else GuestChannel.VSOCK,
+            mke2fs=str(self._settings.mke2fs) if spec.backend in WITH_DISK else "",
             swtpm=str(self._settings.swtpm) if spec.backend is Backend.QEMU_VTPM else "",
             encryption_bit=encryption.encryption_bit if spec.backend is Backend.SNP else 0,
             lost_address_bits=encryption.lost_address_bits if spec.backend is Backend.SNP else 0,

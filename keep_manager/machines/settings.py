@@ -13,6 +13,7 @@ from keep_protocol.spec import MiB
 _PATHS: Final = {
     "qemu": "/usr/bin/qemu-system-x86_64",
     "swtpm": "/usr/bin/swtpm",
+    "mke2fs": "/usr/sbin/mke2fs",
     "firmware": "/usr/share/ovmf/OVMF.fd",
     "snp_firmware": "/usr/share/ovmf/OVMF.amdsev.fd",
     "tdx_firmware": "/usr/share/ovmf/OVMF.fd",
@@ -33,6 +34,7 @@ class MachineSettings:
     """Folder of the guest image; None: where `keep-manager image build` puts it."""
     qemu: Path = Path(_PATHS["qemu"])
     swtpm: Path = Path(_PATHS["swtpm"])
+    mke2fs: Path = Path(_PATHS["mke2fs"])
     firmware: Path = Path(_PATHS["firmware"])
     """For machines whose start a TPM measures."""
     snp_firmware: Path = Path(_PATHS["snp_firmware"])
@@ -45,7 +47,7 @@ class MachineSettings:
 def parse_machines(table: dict[str, Any]) -> MachineSettings:
     """The table, checked. Raises `ConfigurationError`."""
     paths = {name: _path(table, name, default) for name, default in _PATHS.items()}
-    for name in ("qemu", "swtpm"):
+    for name in ("qemu", "swtpm", "mke2fs"):
         if any(paths[name].is_relative_to(folder) for folder in _HIDDEN):
             raise ConfigurationError(
                 f"`machines.{name}` is {paths[name]}, which keeps do not see: install it below /usr or /opt"

@@ -44,8 +44,8 @@ def test_lines_on_the_wire_are_named_by_what_they_are() -> None:
 
 
 def test_another_version_is_refused_with_what_to_do() -> None:
-    line = encode_line(msgspec.structs.replace(CONFIGURATION, version=2))
-    with pytest.raises(GuestControlError, match="version 2 of the protocol, this image 1: build the image"):
+    line = encode_line(msgspec.structs.replace(CONFIGURATION, version=1))
+    with pytest.raises(GuestControlError, match="version 1 of the protocol, this image 2: build the image"):
         decode_configuration(line)
 
 

@@ -14,7 +14,7 @@ from app_loader.attesters.tpm_wire import Algorithm
 from app_loader.sealing.errors import SealingError, SelectorError, UnknownKeyError
 from app_loader.sealing.root_keys import KeyRing
 from app_loader.sealing.sealer import Sealer
-from app_loader.sealing.tpm_key import TpmSealedKey
+from app_loader.sealing.tpm_key import MACHINE_REGISTERS, TpmSealedKey
 from keep_protocol.sealing_api import KeyKind, Selector
 from tests.swtpm import running_swtpm
 
@@ -52,6 +52,19 @@ def test_a_machine_that_boots_differently_does_not_get_the_key(tpm: Tpm, tmp_pat
     with pytest.raises(SealingError, match="registers change with firmware"):
         TpmSealedKey(tpm, tmp_path, KEEP)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == before
+
+
+@pytest.mark.parametrize("register", [4, 9, 11])
+def test_a_virtual_machine_of_another_image_or_spec_does_not_get_the_key(
+    tpm: Tpm, tmp_path: Path, register: int
+) -> None:
+    TpmSealedKey(tpm, tmp_path, KEEP, MACHINE_REGISTERS)
+    # Its firmware says more of the host than of the machine.
+    tpm.extend_pcr(0, {Algorithm.SHA256: hashlib.sha256(b"more memory").digest()})
+    TpmSealedKey(tpm, tmp_path, KEEP, MACHINE_REGISTERS)
+    tpm.extend_pcr(register, {Algorithm.SHA256: hashlib.sha256(b"another").digest()})
+    with pytest.raises(SealingError, match="registers change with the image and the spec"):
+        TpmSealedKey(tpm, tmp_path, KEEP, MACHINE_REGISTERS)
 
 
 def test_another_tpm_and_another_keep_have_other_keys(tpm: Tpm, tmp_path: Path) -> None:

@@ -50,8 +50,9 @@ TDX = replace(
     channel=VsockChannel(42),
     quote_socket="/run/qgs.socket",
 )
+DISK = replace(PLAIN, disk="/proc/self/fd/13")
 NITRO = replace(PLAIN, backend=Backend.NITRO, accelerator=Accelerator.NITRO, channel=VsockChannel(16))
-ALL = [PLAIN, VTPM, SNP, TDX, NITRO]
+ALL = [PLAIN, DISK, VTPM, SNP, TDX, NITRO]
 
 
 def values(shape: MachineShape, option: str) -> list[str]:
@@ -71,7 +72,7 @@ class TestEveryMachine:
         assert value(shape, "-kernel") == "/proc/self/fd/10"
         assert value(shape, "-initrd") == "/proc/self/fd/11"
         assert value(shape, "-append") == "console=ttyS0 panic=-1"
-        assert not {"-drive", "-hda", "-cdrom", "-blockdev", "-virtfs"} & set(arguments(shape))
+        assert not {"-drive", "-hda", "-cdrom", "-virtfs"} & set(arguments(shape))
 
     def test_has_no_network_device_and_no_defaults_that_would_bring_one(self, shape: MachineShape) -> None:
         line = arguments(shape)
@@ -181,3 +182,11 @@ def test_a_machine_that_lacks_something_is_not_started_without_it(shape: Machine
 
 def value_of_object(shape: MachineShape, kind: str) -> str:
     return next(text for text in values(shape, "-object") if text.startswith(kind))
+
+
+def test_a_full_disk_of_the_hosts_is_reported_to_the_guest_and_does_not_stop_it() -> None:
+    (disk,) = values(DISK, "-blockdev")
+    assert json.loads(disk)["file"]["filename"] == "/proc/self/fd/13"
+    assert "virtio-blk-pci,drive=disk,werror=report,rerror=report" in values(DISK, "-device")
+    for shape in (PLAIN, SNP, TDX, NITRO):
+        assert values(shape, "-blockdev") == []

@@ -42,6 +42,7 @@ class Scene:
             accelerator=Accelerator.TCG,
             command_line=behaviour,
             channel=GuestChannel.SERIAL,
+            mke2fs="/usr/sbin/mke2fs",
         )
         self.published: list[str] = []
         self.beats = 0

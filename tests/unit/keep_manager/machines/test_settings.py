@@ -31,6 +31,7 @@ def test_what_it_says_goes_before() -> None:
         ({"firmware": ""}, "`machines.firmware` is ''"),
         ({"overhead": "much"}, "'much' is not a size"),
         ({"qemu": "/root/qemu"}, "which keeps do not see"),
+        ({"mke2fs": "/root/mke2fs"}, "which keeps do not see"),
         ({"swtpm": "/tmp/swtpm"}, "which keeps do not see"),
     ],
 )
