@@ -70,10 +70,10 @@ class Calls:
     def _pool(self) -> WorkerPool[CallWorker]:
         if self._workers is None:
             from app_loader.call_worker import CallWorker
-            from app_loader.worker_pool import WorkerPool
+            from app_loader.worker_pool import Places, WorkerPool
 
             def make(module: str) -> CallWorker:
                 return CallWorker(self._runner, module, self._oom_kills)
 
-            self._workers = WorkerPool(self._workload, self._limits.runs, make, "calls")
+            self._workers = WorkerPool(self._workload, Places(self._limits.runs, "calls"), make)
         return self._workers

@@ -16,7 +16,7 @@ from keep_protocol.configuration_check import check_configuration
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import KeepSpec
 from keep_protocol.strict_json import decode_strictly
-from keep_protocol.workload_configuration import WorkloadConfiguration, canonical, configuration_digest
+from keep_protocol.workload_configuration import HttpService, WorkloadConfiguration, canonical, configuration_digest
 
 CONFIGURATION_FILE: Final = "configuration.json"
 
@@ -55,6 +55,16 @@ class ConfigurationStore:
                 remedy="send it again with PUT /v1/configuration, or remove it with DELETE",
             )
         return self._current
+
+    @property
+    def current_if_sound(self) -> WorkloadConfiguration | None:
+        """The configuration; None also if it is damaged."""
+        return self._current
+
+    @property
+    def http(self) -> HttpService | None:
+        """What the configuration says of HTTP; nothing if there is none, or a damaged one."""
+        return None if self._current is None else self._current.http
 
     @property
     def digest(self) -> bytes | None:

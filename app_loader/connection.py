@@ -16,7 +16,7 @@ import h11
 
 from app_loader.deadlines import Deadlines
 from app_loader.messages import Fields, Request, Response, Stream, problem_response
-from app_loader.principals import Client, Principals
+from app_loader.principals import Peer, Visitors
 from app_loader.session import Session
 from keep_protocol.errors import ErrorCode, RefusalError
 
@@ -57,13 +57,13 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         application: Application,
-        principals: Principals,
+        visitors: Visitors,
         deadlines: Deadlines,
         opened: Callable[[Connection], None],
         closed: Callable[[Connection], None],
     ) -> None:
         self._application = application
-        self._principals = principals
+        self._visitors = visitors
         self._deadlines = deadlines
         self._opened = opened
         self._closed = closed
@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
         """Ends with the last response."""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when nothing of the connection is left."""
-        self._client: Client | RefusalError
+        self._client: Peer | RefusalError
         self._session: Session
         self._http: h11.Connection
         self._received: deque[bytes] = deque()
@@ -96,11 +96,12 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(MAX_UNSENT)
         self._opened(self)
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        self._session = Session(tls)
+        # In a virtual machine clients come through a channel of the host's, which says nothing of them.
+        peer = transport.get_extra_info("peername")
+        self._session = Session(tls, peer[0] if isinstance(peer, tuple) and isinstance(peer[0], str) else "")
         certificate = tls.getpeercert(binary_form=True)
-        assert certificate is not None  # CERT_REQUIRED
         try:
-            self._client = self._principals.identify(certificate, transport.get_extra_info("peercert"))
+            self._client = self._visitors.identify(certificate, transport.get_extra_info("peercert"))
         except RefusalError as refusal:
             self._client = refusal
         self.serving = asyncio.get_running_loop().create_task(self._serve())

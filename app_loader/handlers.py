@@ -14,6 +14,7 @@ from app_loader.keep import Keep
 from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, json_response
 from app_loader.run_plan import check_request_of_caller, secrets_of
 from keep_protocol import __version__
+from keep_protocol.configuration_check import check_workload
 from keep_protocol.digests import DigestHeaderError, content_digest, parse_content_digest
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import (
@@ -54,6 +55,7 @@ async def status(keep: Keep, request: Request) -> Response:
             files_used=await keep.files.used(),
             you=tuple(role for role in KeepRole if role in request.roles),
             configuration_digest=None if configuration is None else configuration.hex(),
+            http_port=None if keep.http_port is None else keep.http_port.status,
         )
     )
 
@@ -112,8 +114,12 @@ async def put_workload(keep: Keep, request: Request) -> Response:
     _refuse_python(request)
     request.require_media_type(WASM_MEDIA_TYPE)
     info = await keep.workload.replace(
-        aiter(request.body), expected_digest=_expected_digest(request), size=request.body.size
+        aiter(request.body),
+        expected_digest=_expected_digest(request),
+        size=request.body.size,
+        fits=lambda kind: check_workload(keep.workload_configuration.current_if_sound, kind),
     )
+    await asyncio.shield(keep.follow_workload())
     return json_response(info)
 
 
@@ -121,6 +127,7 @@ async def delete_workload(keep: Keep, request: Request) -> Response:
     """Forget the workload."""
     request.query()
     await keep.workload.remove()
+    await asyncio.shield(keep.follow_workload())
     return _no_content()
 
 
@@ -137,15 +144,23 @@ async def put_configuration(keep: Keep, request: Request) -> Response:
     """Say how the workload is run from now on, in place of what was said before."""
     request.query()
     wanted = await request.json(WorkloadConfiguration)
+    check_workload(wanted, keep.workload.kind)
     # A client that goes away now leaves one that has been taken over as a whole.
-    digest = await asyncio.shield(keep.workload_configuration.replace(wanted))
+    digest = await asyncio.shield(_configure(keep, wanted))
     return json_response(ConfigurationInfo(digest))
+
+
+async def _configure(keep: Keep, wanted: WorkloadConfiguration) -> str:
+    digest = await keep.workload_configuration.replace(wanted)
+    await keep.follow_workload()
+    return digest
 
 
 async def delete_configuration(keep: Keep, request: Request) -> Response:
     """Run the workload as is usual again."""
     request.query()
     await keep.workload_configuration.remove()
+    await asyncio.shield(keep.follow_workload())
     return _no_content()
 
 
@@ -176,6 +191,17 @@ async def call(keep: Keep, request: Request) -> Response:
 async def http(keep: Keep, request: Request) -> Response:
     """Let the workload answer."""
     return await keep.http.answer(request, keep.network, keep.workload_configuration.current)
+
+
+async def http_at_port(keep: Keep, request: Request) -> Response:
+    """Let the workload answer at a port where all paths are its own."""
+    return await keep.http.answer(request, keep.network, keep.workload_configuration.current, below=0)
+
+
+async def http_log(keep: Keep, request: Request) -> Response:
+    """What the workload has printed while it answered HTTP requests."""
+    begin, lines = keep.http.log().read(_number_of_bytes(request.query("offset")))
+    return Response(HTTPStatus.OK, lines, media_type=BYTES_MEDIA_TYPE, headers={"wasmkeep-offset": str(begin)})
 
 
 async def list_runs(keep: Keep, request: Request) -> Response:
@@ -288,19 +314,24 @@ def _preferred_wait(request: Request) -> int:
 
 def _output(keep: Keep, request: Request, stream: Literal["stdout", "stderr"]) -> Response:
     query = request.query("offset", "follow")
-    offset = query.get("offset", "0")
-    if not _OFFSET.fullmatch(offset):
-        raise RefusalError(ErrorCode.FIELD_INVALID, "`offset` is a number of bytes", field="offset")
+    offset = _number_of_bytes(query)
     follow = query.get("follow", "0")
     if follow not in {"0", "1"}:
         raise RefusalError(ErrorCode.FIELD_INVALID, "`follow` is 0 or 1", field="follow")
-    chunks = keep.runs.output(request.parameters["run"], stream, offset=int(offset), follow=follow == "1")
+    chunks = keep.runs.output(request.parameters["run"], stream, offset=offset, follow=follow == "1")
     return Response(
         HTTPStatus.OK,
         _generated(chunks),
         media_type=BYTES_MEDIA_TYPE,
-        headers={"wasmkeep-offset": str(int(offset))},
+        headers={"wasmkeep-offset": str(offset)},
     )
+
+
+def _number_of_bytes(query: dict[str, str]) -> int:
+    offset = query.get("offset", "0")
+    if not _OFFSET.fullmatch(offset):
+        raise RefusalError(ErrorCode.FIELD_INVALID, "`offset` is a number of bytes", field="offset")
+    return int(offset)
 
 
 async def _generated(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -28,9 +28,6 @@ from keep_protocol.states import ExitReason
 
 _logger = logging.getLogger(__name__)
 
-_BELOW: Final = 2
-"""Segments of the path before the workload's own: `v1` and `http`."""
-
 _OURS: Final = frozenset({b"date", PROBLEM_HEADER.encode()})
 """Headers of a response that are the keep's to send."""
 
@@ -44,8 +41,10 @@ _CODES = {
 }
 
 
-def request_head(request: Request, memory: int, environment: tuple[tuple[str, str], ...] = ()) -> RequestHead:
-    """What the guest gets to see of a request. Raises `RefusalError`."""
+def request_head(
+    request: Request, memory: int, environment: tuple[tuple[str, str], ...] = (), *, below: int
+) -> RequestHead:
+    """What the guest gets to see of a request, whose first `below` segments are the keep's. Raises `RefusalError`."""
     if "upgrade" in request.headers:
         raise RefusalError(
             ErrorCode.BAD_REQUEST,
@@ -53,7 +52,7 @@ def request_head(request: Request, memory: int, environment: tuple[tuple[str, st
             field="Upgrade",
             remedy="leave the header `Upgrade` out; workloads speak HTTP/1.1",
         )
-    path = b"/" + b"/".join(request.segments[_BELOW:])
+    path = b"/" + b"/".join(request.segments[below:])
     if request.raw_query:
         path += b"?" + request.raw_query
     fields = [(name.decode("ascii"), value) for name, value in request.fields]
@@ -99,7 +98,7 @@ class Answering:
                 raise RefusalError(ErrorCode.HTTP_LOST, f"the response is malformed: {error}") from None
             raise
         self._response = Response(given.status, self)
-        self._response.fields = _response_fields(given.headers)
+        self._response.fields = response_fields(given.headers)
         return self._response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -110,7 +109,7 @@ class Answering:
                     yield content
                 case Frame.END, trailers:
                     if trailers:
-                        self._response.trailers = _response_fields(headers_decoder.decode(trailers))
+                        self._response.trailers = response_fields(headers_decoder.decode(trailers))
                     self._complete = True
                     return
                 case Frame.ABORT, _:
@@ -156,7 +155,7 @@ class Answering:
             failure = self._refusal
         else:
             ending = await self._worker.ending()
-            failure = _of_report(ending.report) if ending.report else _lost(ending.error)
+            failure = refusal_of_report(ending.report) if ending.report else lost(ending.error)
         return failure
 
     def _expire(self) -> None:
@@ -196,9 +195,9 @@ _background: set[asyncio.Task[None]] = set()
 
 def _refusal(outcome: Outcome) -> RefusalError:
     if outcome.report is not None:
-        return _of_report(outcome.report)
+        return refusal_of_report(outcome.report)
     if outcome.broken is not None:
-        return _lost(outcome.broken)
+        return lost(outcome.broken)
     if outcome.error_code is not None:
         return RefusalError(
             ErrorCode.HTTP_UNANSWERED, f"the workload gave an error in place of a response: {outcome.error_code}"
@@ -206,7 +205,8 @@ def _refusal(outcome: Outcome) -> RefusalError:
     return RefusalError(ErrorCode.HTTP_UNANSWERED, outcome.unanswered or "the guest broke its response off")
 
 
-def _of_report(report: Report) -> RefusalError:
+def refusal_of_report(report: Report) -> RefusalError:
+    """How a guest failed that has told so itself."""
     return RefusalError(
         _CODES.get(report.reason, ErrorCode.HTTP_LOST),
         report.message or f"the guest ended with code {report.code} instead of answering",
@@ -215,11 +215,12 @@ def _of_report(report: Report) -> RefusalError:
     )
 
 
-def _lost(error: str | None) -> RefusalError:
+def lost(error: str | None) -> RefusalError:
+    """The guest is gone, and why is not its doing."""
     return RefusalError(ErrorCode.HTTP_LOST, f"the request was lost: {error or 'its process is gone'}")
 
 
-def _response_fields(headers: Headers) -> Fields:
-    """As h11 takes them: all names are in lower case."""
+def response_fields(headers: Headers) -> Fields:
+    """A guest's headers as h11 takes them: those that it may send, all names in lower case."""
     lowered = ((name.lower().encode(), value) for name, value in permitted(headers))
     return tuple((name, value) for name, value in lowered if name not in _OURS)

@@ -18,10 +18,15 @@ from keep_protocol.workload_configuration import WorkloadConfiguration
 
 if TYPE_CHECKING:
     # Imported with the first request: most keeps serve no HTTP for their workload.
+    from app_loader.http_log import HttpLog
     from app_loader.http_worker import HttpWorker
     from app_loader.network import Network
-    from app_loader.worker_pool import WorkerPool
+    from app_loader.wagi.serving import Commands
+    from app_loader.worker_pool import Places, WorkerPool
 
+
+API_SEGMENTS = 2
+"""Of a path before the workload's own: `v1` and `http`."""
 
 _OUTGOING = "wasi:http/outgoing-handler@"
 
@@ -43,16 +48,21 @@ class HttpService:
         self._oom_kills = oom_kills or OomKills()
         self._roots = roots or TrustedRoots()
         self._workers: WorkerPool[HttpWorker] | None = None
+        self._commands: Commands | None = None
+        self._places: Places | None = None
+        self._log: HttpLog | None = None
 
     async def answer(
         self,
         request: Request,
         network: Callable[[], Network] | None = None,
         configuration: WorkloadConfiguration | None = None,
+        *,
+        below: int = API_SEGMENTS,
     ) -> Response:
         """The workload's response, which streams. `network` is for the workload's own requests.
 
-        Raises `RefusalError` when there is none.
+        `below` is how many segments of the path are the keep's. Raises `RefusalError` when there is none.
         """
         from app_loader.http_answer import Answering, request_head
 
@@ -62,8 +72,11 @@ class HttpService:
             _check_enabled(configuration)
             memory = configuration.limits.memory or memory
             run_time = configuration.limits.run_time or run_time
+            if configuration.http is not None and configuration.http.wagi:
+                commands = self._command_runner()
+                return await commands.answer(request, configuration, memory, run_time, below)
             environment = tuple(configuration.env.items())
-        head = request_head(request, memory, environment)
+        head = request_head(request, memory, environment, below=below)
         workers = self._pool(network)
         try:
             worker = await workers.take(_check)
@@ -72,10 +85,22 @@ class HttpService:
         answering = Answering(worker, request.body, run_time, workers.give_back)
         return await answering.begin(head)
 
+    def log(self) -> HttpLog:
+        """What the workload has printed while it answered."""
+        if self._log is None:
+            from app_loader.http_log import HttpLog
+
+            self._log = HttpLog()
+        return self._log
+
     def close(self) -> None:
         """End all processes; responses that are under way break off."""
         if self._workers is not None:
             self._workers.close()
+        if self._commands is not None:
+            self._commands.close()
+        if self._log is not None:
+            self._log.close()
         self._roots.close()
 
     def _pool(self, network: Callable[[], Network] | None) -> WorkerPool[HttpWorker]:
@@ -83,31 +108,35 @@ class HttpService:
             from app_loader.http_worker import HttpWorker
             from app_loader.worker_pool import WorkerPool
 
+            log = self.log()
+
             def make(module: str) -> HttpWorker:
                 goes_out = any(each.name.startswith(_OUTGOING) for each in self._workload.info.imports)
                 way = network() if network is not None and goes_out else None
-                return HttpWorker(self._runner, module, self._oom_kills, way, self._roots)
+                return HttpWorker(self._runner, module, self._oom_kills, way, self._roots, log)
 
-            self._workers = WorkerPool(self._workload, self._limits.runs, make, "requests")
+            self._workers = WorkerPool(self._workload, self._common_places(), make)
         return self._workers
+
+    def _command_runner(self) -> Commands:
+        if self._commands is None:
+            from app_loader.wagi.serving import Commands
+
+            self._commands = Commands(self._runner, self._workload, self._oom_kills, self._common_places(), self.log())
+        return self._commands
+
+    def _common_places(self) -> Places:
+        if self._places is None:
+            from app_loader.worker_pool import Places
+
+            self._places = Places(self._limits.runs, "requests")
+        return self._places
 
 
 def _check_enabled(configuration: WorkloadConfiguration) -> None:
-    http = configuration.http
-    if http is None:
-        return
-    if not http.enabled:
+    if configuration.http is not None and not configuration.http.enabled:
         detail = "the workload's configuration says that it answers no HTTP requests"
         raise RefusalError(ErrorCode.WORKLOAD_NOT_HTTP, detail, remedy="set `http.enabled` in the configuration")
-    # Answering in another way than was asked for would be worse than not answering.
-    for name, wanted in (("wagi", http.wagi), ("port", http.port is not None), ("public", http.public)):
-        if wanted:
-            detail = f"the workload's configuration asks for `http.{name}`, which this keep cannot do"
-            raise RefusalError(
-                ErrorCode.WORKLOAD_NOT_HTTP,
-                detail,
-                remedy="take it out; /v1/http/ serves components of wasi:http/proxy",
-            )
 
 
 def _check(module: LoadedModule) -> None:
@@ -115,5 +144,5 @@ def _check(module: LoadedModule) -> None:
         raise RefusalError(
             ErrorCode.WORKLOAD_NOT_HTTP,
             f"the workload is a {module.kind.value} and answers no HTTP requests",
-            remedy="load a component that exports wasi:http/incoming-handler",
+            remedy="load a component that exports wasi:http/incoming-handler, or set `http.wagi` for a command",
         )

@@ -7,6 +7,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
+from app_loader.http_log import HttpLog
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
 from app_loader.runner_messages import Work
@@ -27,10 +28,17 @@ class HttpWorker(WorkerProcess, asyncio.Protocol):
     """A process that has one workload mapped and answers one request at a time."""
 
     def __init__(
-        self, runner: Runner, module: str, oom_kills: OomKills, network: Network | None, roots: TrustedRoots
+        self,
+        runner: Runner,
+        module: str,
+        oom_kills: OomKills,
+        network: Network | None,
+        roots: TrustedRoots,
+        log: HttpLog,
     ) -> None:
-        """`network` is where the guest's own requests go, if it makes any."""
+        """`network` is where the guest's own requests go, if it makes any; `log` gets what it prints."""
         super().__init__(runner, module, oom_kills, Work.HTTP)
+        self._log = log
         self._network = network
         self._roots = roots
         self._serving_network: asyncio.Task[None] | None = None
@@ -80,14 +88,14 @@ class HttpWorker(WorkerProcess, asyncio.Protocol):
 
     def _further_descriptors(self) -> tuple[int, ...]:
         if self._network is None:
-            return ()
+            return (self._log.writer(),)
         from app_loader.network_channel import network_channel, serve_network
 
         ours, theirs = network_channel()
         self._serving_network = asyncio.get_running_loop().create_task(serve_network(ours, self._network))
         # It ends with the process, whose end of the channel is the only one.
         self._serving_network.add_done_callback(lambda _: ours.close())
-        return theirs.detach(), self._roots.descriptor()
+        return self._log.writer(), theirs.detach(), self._roots.descriptor()
 
     async def _talk_over(self, connected: socket.socket) -> None:
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=connected)

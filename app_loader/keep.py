@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from app_loader.calls import Calls
     from app_loader.configuration_store import ConfigurationStore
     from app_loader.evidence import EvidenceMaker
+    from app_loader.http_port import HttpPort
     from app_loader.http_service import HttpService
     from app_loader.network import Network
     from app_loader.runs import Runs
@@ -46,6 +48,7 @@ class Keep:
         state: Path | None = None,
         broker: Path | None = None,
         sealer: SealerSource | None = None,
+        make_http_port: Callable[[Keep], HttpPort] | None = None,
     ) -> None:
         self.id = configuration.id
         self.spec = spec
@@ -69,6 +72,17 @@ class Keep:
         self.attesting = self.sealer.hardware
         self._broker = broker
         self._network: Network | None = None
+        self._make_http_port = make_http_port
+        self.http_port: HttpPort | None = None
+        """The workload's own port; made when a configuration first names one."""
+
+    async def follow_workload(self) -> None:
+        """After every change of workload or configuration: what depends on both becomes what they say."""
+        http = self.workload_configuration.http
+        if self.http_port is None and http is not None and http.port is not None and self._make_http_port is not None:
+            self.http_port = self._make_http_port(self)
+        if self.http_port is not None:
+            await self.http_port.follow()
 
     def network(self) -> Network:
         """The keep's way to the network, made when it is first wanted: most keeps have none."""

@@ -41,6 +41,7 @@ from keep_protocol.states import AtRest
 
 if TYPE_CHECKING:
     from app_loader.evidence import EvidenceMaker
+    from app_loader.http_port import HttpPort
     from app_loader.secret_sources import SecretSources
     from app_loader.tls_relay import TlsRelay
     from app_loader.workload_tls import WorkloadTls
@@ -147,6 +148,7 @@ class _Service:
     ) -> None:
         self._runner = runner
         self._identity = identity
+        self._principals = principals
         sealer = SealerSource(configuration, spec, state, evidence)
         storage = PLAIN if spec.at_rest is AtRest.PLAIN else SealedStorage(state, sealer.find, sealer.hardware)
         files = Files(state / "files", spec.limits.files, storage, memory=spec.limits.memory)
@@ -184,6 +186,7 @@ class _Service:
             state=state,
             broker=broker,
             sealer=sealer,
+            make_http_port=self._http_port,
         )
         self._sources = keep.secret_sources = _secret_sources(keep, evidence)
         self._server = Server(Dispatcher(keep), Trust(identity, principals), principals)
@@ -196,6 +199,16 @@ class _Service:
         if self._relay is None:
             self._relay = TlsRelay()
         return WorkloadTls(self._identity, self._secrets, self._relay)
+
+    def _http_port(self, keep: Keep) -> HttpPort:
+        # Here, so that keeps without such a port do not pay for it.
+        from app_loader.http_port import HttpPort
+
+        return HttpPort(keep, self._identity, self._principals)
+
+    async def _close_http_port(self) -> None:
+        if self._keep.http_port is not None:
+            await self._keep.http_port.close()
 
     def _close_relay(self) -> None:
         if self._relay is not None:
@@ -219,6 +232,7 @@ class _Service:
             self._workload_configuration.restore()
             self._runs.restore()
             stack.push_async_callback(self._server.close)
+            stack.push_async_callback(self._close_http_port)
             self._server.start(listener)
             publish(self._identity.certificate)
             if self._sources is not None:
@@ -226,6 +240,7 @@ class _Service:
                 self._sources.start()
             tasks = [
                 asyncio.create_task(self._warm_up()),
+                asyncio.create_task(self._keep.follow_workload()),
                 asyncio.create_task(renew_when_due(self._identity, self._keep.attesting, publish)),
             ]
             if heartbeat_interval is not None:
@@ -244,7 +259,11 @@ class _Service:
             _logger.error("the runner died")
             return 1
         self._server.stop_accepting()
-        await self._server.drain(_GRACE)
+        if (port := self._keep.http_port) is not None:
+            port.stop_accepting()
+            await asyncio.gather(port.drain(_GRACE), self._server.drain(_GRACE))
+        else:
+            await self._server.drain(_GRACE)
         await self._runs.close()
         self._calls.close()
         self._http.close()

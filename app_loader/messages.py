@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from app_loader.principals import Client
+from app_loader.principals import Peer
 from app_loader.session import Session
 from keep_protocol.errors import PROBLEM_HEADER, PROBLEM_MEDIA_TYPE, ErrorCode, RefusalError
 from keep_protocol.states import KeepRole
@@ -55,7 +55,7 @@ class Stream(Protocol):
 
 
 class Request:
-    """One request of a verified client."""
+    """One request of a client whom the port lets in."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Request:
         target: bytes,
         headers: Mapping[str, str],
         body: Body,
-        client: Client,
+        client: Peer,
         session: Session,
         fields: Fields = (),
     ) -> None:

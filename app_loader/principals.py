@@ -6,7 +6,7 @@ import binascii
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from app_loader.errors import LibcryptoError, PrincipalError
 from app_loader.libcrypto import Certificate, Rejection, verify_client
@@ -17,6 +17,38 @@ from keep_protocol.states import CrlPolicy, KeepRole
 
 _MAX_BELIEF: Final = 3600.0
 """Seconds after which a verified certificate is verified again, whatever its dates say."""
+
+
+class Peer(Protocol):
+    """The other end of a connection, as requests see it."""
+
+    @property
+    def name(self) -> str:
+        """Who it is, for the log."""
+
+    def roles(self) -> frozenset[KeepRole]:
+        """What it may be now. Raises `RefusalError` when nothing."""
+
+
+class Visitors(Protocol):
+    """Who may come to a port."""
+
+    def identify(self, der: bytes | None, names: dict[str, Any] | None) -> Peer:
+        """The client with this certificate, or without one. Raises `RefusalError` (`identity-invalid`)."""
+
+
+class Anybody:
+    """Visitors of a public port, who are asked for no certificate and are all the same: callers."""
+
+    name = "anybody"
+
+    def identify(self, der: bytes | None, names: dict[str, Any] | None) -> Anybody:
+        """See `Visitors`."""
+        return self
+
+    def roles(self) -> frozenset[KeepRole]:
+        """See `Peer`."""
+        return frozenset({KeepRole.CALLER})
 
 
 class Authority:
@@ -134,11 +166,13 @@ class Principals:
             if any(revocations.names_issuer(authority.certificate) for authority in self._authorities)
         )
 
-    def identify(self, der: bytes, names: dict[str, Any]) -> Client:
+    def identify(self, der: bytes | None, names: dict[str, Any] | None) -> Client:
         """The client with this certificate, which TLS has verified; `names` is it as `getpeercert()` decodes it.
 
         Raises `RefusalError` (`identity-invalid`).
         """
+        if der is None or names is None:
+            raise _stranger("there is no client certificate")
         try:
             certificate = Certificate(der)
         except LibcryptoError as error:

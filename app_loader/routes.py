@@ -39,6 +39,11 @@ def _http(method: str) -> Route:
     return Route(method, path, CALLERS, handlers.http, summary, answers=answers, body=body, frequent=True, foreign=True)
 
 
+def _at_port(method: str) -> Route:
+    summary = "Let the workload answer"
+    return Route(method, "/{path}", CALLERS, handlers.http_at_port, summary, answers={}, frequent=True, foreign=True)
+
+
 HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 EVERYBODY: Final = frozenset(KeepRole)
@@ -193,6 +198,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         frequent=True,
     ),
     *(_http(method) for method in HTTP_METHODS),
+    Route(
+        "GET",
+        "/v1/http-log",
+        OWNER,
+        handlers.http_log,
+        "What the workload printed while it answered HTTP requests: the newest lines of this life of the keep",
+        query={"offset": _OUTPUT["offset"]},
+        sends={"Wasmkeep-Offset": "the byte with which the answer begins; older ones are forgotten"},
+        answers={_OK: (BYTES_MEDIA_TYPE,)},
+    ),
     Route("GET", "/v1/runs", RUN_READERS, handlers.list_runs, "All runs, oldest first", answers={_OK: (RunList,)}),
     Route(
         "GET",
@@ -308,3 +323,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *_files(FileArea.DATA, put=OWNER, get=OWNER, delete=OWNER),
     *_files(FileArea.SEALED, put=ENVELOPE_CARRIERS, get=ENVELOPE_CARRIERS, delete=OWNER),
 )
+
+PORT_ROUTES: Final = tuple(map(_at_port, HTTP_METHODS))
+"""Of the workload's own port: every path is the workload's."""

@@ -129,8 +129,9 @@ class Work(StrEnum):
 class Serve(msgspec.Struct, frozen=True, tag="serve"):
     """Answer calls or HTTP requests with `module` in a child.
 
-    Descriptors: a stream socket to the server; for HTTP that may go outside, also a channel to the server's network and
-    a file with the certificates (PEM) that other servers are checked against.
+    Descriptors: a stream socket to the server; for HTTP also a pipe for what the guest prints, and, if it may go
+    outside, a channel to the server's network and a file with the certificates (PEM) that other servers are checked
+    against.
     """
 
     process: str

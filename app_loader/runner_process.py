@@ -226,7 +226,7 @@ class _RunnerProcess:
             if order.work is Work.HTTP:
                 from app_loader.wasi_http.serving import serve_http
 
-                serve_http(engine, program, channel, descriptors[1:])
+                serve_http(engine, program, channel, descriptors[1], descriptors[2:])
             else:
                 from app_loader.calling import serve_calls
 

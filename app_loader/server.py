@@ -10,7 +10,7 @@ from typing import Final
 
 from app_loader.connection import Application, Connection
 from app_loader.deadlines import Deadlines
-from app_loader.principals import Principals
+from app_loader.principals import Visitors
 from app_loader.tls import Attempt, Trust
 from keep_protocol.bounded_log import BoundedLog
 
@@ -26,13 +26,13 @@ _logger = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves an application to the principals of a keep."""
+    """Serves an application to whom its port is for."""
 
     def __init__(
         self,
         application: Application,
         trust: Trust,
-        principals: Principals,
+        visitors: Visitors,
         *,
         deadlines: Deadlines | None = None,
         handshake_seconds: float = _HANDSHAKE_SECONDS,
@@ -40,7 +40,7 @@ class Server:
     ) -> None:
         self._application = application
         self._trust = trust
-        self._principals = principals
+        self._visitors = visitors
         self._deadlines = deadlines or Deadlines()
         self._handshake_seconds = handshake_seconds
         self._max_connections = max_connections
@@ -142,7 +142,7 @@ class Server:
 
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: Connection(self._application, self._principals, self._deadlines, opened, self._closed),
+                lambda: Connection(self._application, self._visitors, self._deadlines, opened, self._closed),
                 connection,
                 ssl=self._trust.listening,
                 ssl_handshake_timeout=self._handshake_seconds,

@@ -8,8 +8,10 @@ import ssl
 class Session:
     """The TLS session of one connection."""
 
-    def __init__(self, connection: ssl.SSLObject) -> None:
+    def __init__(self, connection: ssl.SSLObject, peer: str = "") -> None:
         self._connection = connection
+        self.peer = peer
+        """The client's address, as far as anybody tells."""
         self.attested = False
         """Whether evidence bound to this connection has been handed out on it."""
 

@@ -84,7 +84,8 @@ class _ListeningContext(ssl.SSLContext):
 class Trust:
     """The contexts of one keep: rebuilt when its certificate or the host's revocation lists change."""
 
-    def __init__(self, identity: Identity, principals: Principals) -> None:
+    def __init__(self, identity: Identity, principals: Principals | None) -> None:
+        """`principals` None: clients are not asked for a certificate."""
         self._identity = identity
         self._principals = principals
         self._built_from: tuple[str, int] | None = None
@@ -96,15 +97,18 @@ class Trust:
 
     def current(self) -> ssl.SSLContext:
         """The context for a handshake that begins now."""
-        generation = self._principals.revocations.refresh() if self._principals.all_need_list else 0
+        principals = self._principals
+        needs_list = principals is not None and principals.all_need_list
+        generation = principals.revocations.refresh() if principals is not None and needs_list else 0
         built_from = (self._identity.certificate, generation)
         if built_from != self._built_from:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._set_up(context)
             self._identity.load_into(context)
-            context.load_verify_locations(cadata=self._principals.anchors)
-            if self._principals.all_need_list:
-                _load_lists(context, self._principals.usable_lists())
+            if principals is not None:
+                context.load_verify_locations(cadata=principals.anchors)
+            if principals is not None and needs_list:
+                _load_lists(context, principals.usable_lists())
             self._newest = context
             self._built_from = built_from
         return self._newest
@@ -113,6 +117,9 @@ class Trust:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.num_tickets = 0  # a resumed session would skip changes of trust and lists
         context.set_alpn_protocols(["http/1.1"])
+        if self._principals is None:
+            context.verify_mode = ssl.CERT_NONE
+            return
         context.verify_mode = ssl.CERT_REQUIRED
         # PARTIAL_CHAIN: a certificate of the spec is an anchor, whether it is self-signed or not.
         flags = ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -17,25 +17,18 @@ IDLE_SECONDS = 30.0
 W = TypeVar("W", bound=WorkerProcess)
 
 
-class WorkerPool(Generic[W]):
-    """At most `size` workers at a time; `make` gives one for a module, not started yet."""
+class Places:
+    """So many at a time, and `MAX_WAITING` that wait for one of them to leave."""
 
-    def __init__(self, workload: Workload, size: int, make: Callable[[str], W], what: str) -> None:
-        self._workload = workload
+    def __init__(self, size: int, what: str) -> None:
+        """`what` is for messages, in the plural."""
         self._size = size
-        self._make = make
         self._what = what
-        """What the workers do, in the plural, for messages."""
         self._free = asyncio.Semaphore(size)
-        self._idle: list[W] = []
-        self._busy: set[W] = set()
         self._waiting = 0
 
-    async def take(self, check: Callable[[LoadedModule], None] = lambda _: None) -> W:
-        """A worker for the workload, until it is given back. `check` may refuse the workload.
-
-        Raises `RefusalError` (`too-many-requests` and the workload's own) and `RunnerDiedError`.
-        """
+    async def enter(self) -> None:
+        """Returns when there is a place. Raises `RefusalError` (`too-many-requests`)."""
         if self._free.locked() and self._waiting >= MAX_WAITING:
             raise RefusalError(
                 ErrorCode.TOO_MANY_REQUESTS,
@@ -47,6 +40,28 @@ class WorkerPool(Generic[W]):
             await self._free.acquire()
         finally:
             self._waiting -= 1
+
+    def leave(self) -> None:
+        """Whoever has entered does so once."""
+        self._free.release()
+
+
+class WorkerPool(Generic[W]):
+    """At most as many workers at a time as there are `places`; `make` gives one for a module, not started yet."""
+
+    def __init__(self, workload: Workload, places: Places, make: Callable[[str], W]) -> None:
+        self._workload = workload
+        self._places = places
+        self._make = make
+        self._idle: list[W] = []
+        self._busy: set[W] = set()
+
+    async def take(self, check: Callable[[LoadedModule], None] = lambda _: None) -> W:
+        """A worker for the workload, until it is given back. `check` may refuse the workload.
+
+        Raises `RefusalError` (`too-many-requests` and the workload's own) and `RunnerDiedError`.
+        """
+        await self._places.enter()
         try:
             module = await self._workload.acquire()
             try:
@@ -55,7 +70,7 @@ class WorkerPool(Generic[W]):
             finally:
                 self._workload.release(module)
         except BaseException:
-            self._free.release()
+            self._places.leave()
             raise
         self._busy.add(worker)
         return worker
@@ -63,7 +78,7 @@ class WorkerPool(Generic[W]):
     def give_back(self, worker: W) -> None:
         """It has done its work, or was killed."""
         self._busy.discard(worker)
-        self._free.release()
+        self._places.leave()
         if worker.usable:
             worker.retirement = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire, worker)
             self._idle.append(worker)

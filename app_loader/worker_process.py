@@ -73,15 +73,7 @@ class WorkerProcess:
     async def ending(self) -> Ending:
         """What the end of the process means, when it has come, for what it was at."""
         event = await asyncio.shield(self._gone)
-        if self._killed:
-            return Ending(error="its process was ended")
-        if event.signal is None:
-            return Ending(error=event.error or f"its process ended with {event.code}")
-        name = signal.Signals(event.signal).name
-        if event.signal == signal.SIGKILL and self._oom_kills.claim():
-            message = "the kernel ended the guest, because the keep was out of memory"
-            return Ending(Report(ExitReason.MEMORY, message=message))
-        return Ending(Report(ExitReason.TRAP, message=f"the guest's process was ended by {name}"))
+        return Ending(error="its process was ended") if self._killed else ending_of(event, self._oom_kills)
 
     def _further_descriptors(self) -> tuple[int, ...]:
         """What the process gets besides its socket; the caller closes them."""
@@ -94,3 +86,14 @@ class WorkerProcess:
     def _hang_up(self) -> None:
         """Close the socket, if it is still open, and let whoever waits for an answer know."""
         raise NotImplementedError
+
+
+def ending_of(event: Ended, oom_kills: OomKills) -> Ending:
+    """What the end of a process means that we did not kill, and that said nothing itself."""
+    if event.signal is None:
+        return Ending(error=event.error or f"its process ended with {event.code}")
+    name = signal.Signals(event.signal).name
+    if event.signal == signal.SIGKILL and oom_kills.claim():
+        message = "the kernel ended the guest, because the keep was out of memory"
+        return Ending(Report(ExitReason.MEMORY, message=message))
+    return Ending(Report(ExitReason.TRAP, message=f"the guest's process was ended by {name}"))

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -131,6 +131,11 @@ class Workload:
         )
 
     @property
+    def kind(self) -> WorkloadKind | None:
+        """Of the workload that is run now; None while there is none."""
+        return None if self._stored is None else self._stored.description.kind
+
+    @property
     def summary(self) -> WorkloadInfo:
         """`info` without its lists."""
         return msgspec.structs.replace(
@@ -147,11 +152,16 @@ class Workload:
             await self._ensure_mapped()
 
     async def replace(
-        self, chunks: AsyncIterator[bytes], *, expected_digest: bytes | None, size: int | None
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        expected_digest: bytes | None,
+        size: int | None,
+        fits: Callable[[WorkloadKind], None] = lambda _: None,
     ) -> WorkloadInfo:
         """Take over an upload. The previous workload can be run until the new one is ready, and stays if it is refused.
 
-        `size` is what the sender announced. Raises `RefusalError`.
+        `size` is what the sender announced; `fits` refuses kinds that are not wanted. Raises `RefusalError`.
         """
         if size is not None and size > self._limits.workload:
             raise self._too_large()
@@ -171,6 +181,7 @@ class Workload:
                 raise RefusalError(
                     ErrorCode.INTERNAL, "the stored module is not what was received: the disk is at fault"
                 )
+            fits(compiled.description.kind)
             await self._switch(StoredWorkload(name, digest, received, compiled.digest, now(), compiled.description))
         finally:
             self._busy = False

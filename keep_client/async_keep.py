@@ -121,6 +121,10 @@ class AsyncKeepClient:
         """Run the workload as is usual again."""
         await self._call(keep_calls.remove_configuration())
 
+    async def http_log(self, offset: int = 0) -> bytes:
+        """The newest of what the workload printed while it answered HTTP requests, from `offset` of all on."""
+        return await self._call(keep_calls.http_log(offset))
+
     async def start_run(self, request: RunRequest | None = None, *, wait: float | None = None) -> Run:
         """Start a run; with `wait`, returns when it has exited or after about that many seconds."""
         return await self._call(keep_calls.start_run(request or RunRequest(), wait))

@@ -121,6 +121,16 @@ def remove_configuration() -> Call[None]:
     return Call(Request("DELETE", "/v1/configuration"), expect_nothing)
 
 
+def http_log(offset: int) -> Call[bytes]:
+    """`GET /v1/http-log` from a byte on."""
+
+    def decode(head: Head, body: bytes) -> bytes:
+        expect_bytes(head)
+        return body
+
+    return Call(_get(f"/v1/http-log?offset={offset}"), decode)
+
+
 def start_run(request: RunRequest, wait: float | None) -> Call[Run]:
     """`POST /v1/runs`; with `wait`, answered when the run has exited or after that many seconds."""
     headers = {"content-type": "application/json"} | _prefer(wait)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import KeepSpec
-from keep_protocol.workload_configuration import ConnectFile, ListenFile, WorkloadConfiguration
+from keep_protocol.states import WorkloadKind
+from keep_protocol.workload_configuration import ConnectFile, HttpService, ListenFile, WorkloadConfiguration
 
 
 def check_configuration(configuration: WorkloadConfiguration, spec: KeepSpec) -> None:
@@ -18,6 +19,8 @@ def check_configuration(configuration: WorkloadConfiguration, spec: KeepSpec) ->
             "$.restart",
             "make a keep whose spec has `restart_runs` true",
         )
+    if configuration.http is not None:
+        _check_http(configuration.http)
     for where, port in _ports(configuration):
         if port not in spec.network.listen:
             raise _refused(
@@ -39,6 +42,33 @@ def check_configuration(configuration: WorkloadConfiguration, spec: KeepSpec) ->
                 f"$.egress[{number}]",
                 "make a keep whose spec has the rule",
             )
+
+
+def answers_http(kind: WorkloadKind | None, http: HttpService | None) -> bool:
+    """Whether a workload of this kind answers HTTP requests with this configuration."""
+    if http is not None and (not http.enabled or http.wagi):
+        return http.enabled and kind is not None and kind.is_command
+    return kind is WorkloadKind.HTTP_PROXY
+
+
+def check_workload(configuration: WorkloadConfiguration | None, kind: WorkloadKind | None) -> None:
+    """Raise `RefusalError` (`configuration-refused`) if a workload of this kind cannot be what is configured."""
+    http = None if configuration is None else configuration.http
+    if http is not None and http.wagi and kind is not None and not kind.is_command:
+        raise _refused(
+            f"`http.wagi` is for commands, and the workload is a {kind.value}",
+            "$.http.wagi",
+            "take `wagi` out of the configuration before a component is loaded, or load a command before it is put in",
+        )
+
+
+def _check_http(http: HttpService) -> None:
+    if http.public and http.port is None:
+        raise _refused(
+            "`http.public` is for a port of the workload's own, and `http.port` names none",
+            "$.http.public",
+            "name a port; /v1/http/ is for owners and callers",
+        )
 
 
 def _check_limits(configuration: WorkloadConfiguration, spec: KeepSpec) -> None:

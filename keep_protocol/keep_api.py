@@ -88,6 +88,17 @@ class CallResult(msgspec.Struct, frozen=True):
     result: msgspec.Raw
 
 
+class HttpPortStatus(msgspec.Struct, frozen=True):
+    """The port of its own on which the workload answers HTTP."""
+
+    port: int
+    public: bool
+    """Whether clients need no certificate."""
+    listening: bool
+    problem: str | None = None
+    """Why it is not open."""
+
+
 class KeepStatus(msgspec.Struct, frozen=True):
     """The keep about itself. Times are RFC 3339 in UTC."""
 
@@ -105,6 +116,8 @@ class KeepStatus(msgspec.Struct, frozen=True):
     """The roles of whoever asks."""
     configuration_digest: str | None = None
     """Of the workload's configuration; None while there is none."""
+    http_port: HttpPortStatus | None = None
+    """None while the configuration names no port."""
 
 
 class AttestationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,10 +1,11 @@
 """What a process for HTTP does: one request after the other, each in a fresh instance, until the server hangs up.
 
-It has no folders, and its standard streams lead nowhere. A request that lasts too long is ended with its process.
+It has no folders; what it prints goes to the log of HTTP. A request that lasts too long is ended with its process.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 
 import msgspec
@@ -26,11 +27,14 @@ from app_loader.wasmtime_binding import library
 _MAX_MESSAGE = 4096
 
 
-def serve_http(engine: Engine, program: Program, connected: socket.socket, outside: list[int]) -> None:
+def serve_http(engine: Engine, program: Program, connected: socket.socket, log: int, outside: list[int]) -> None:
     """Answer the requests in `connected` until its other end is closed; the caller ends the process.
 
-    `outside` are the descriptors of `Serve` besides that one, if the guest may make requests.
+    `log` takes what the guest prints. `outside` are the last descriptors of `Serve`, if the guest may make requests.
     """
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
     become_server()
     channel = Channel(connected)
     if not isinstance(program, HttpProgram):

@@ -1,8 +1,9 @@
-"""`keepctl http`: one HTTP request to a keep's workload."""
+"""`keepctl http` and `http-log`: one HTTP request to a keep's workload, and what it printed meanwhile."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from keep_client import ProblemError, WorkloadResponse
 from testers.deployment import Deployment, error_line, printable
 from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.connecting import open_keep
-from testers.keepctl.console import say
+from testers.keepctl.console import say, show_json
 from testers.keepctl.streams import STDIN, STDOUT, file_chunks, read_chunks, write_all
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _FAILED = 1
 
 
 def register(subparsers: Subparsers) -> None:
-    """Declare this command."""
+    """Declare these commands."""
     http = add_command(
         subparsers,
         "http",
@@ -47,6 +48,29 @@ def register(subparsers: Subparsers) -> None:
     )
     http.add_argument("-d", "--data", metavar="DATA", help="the body: text, @FILE, or @- for standard input")
     http.add_argument("-i", "--include", action="store_true", help="show status and headers before the body")
+    log = add_command(
+        subparsers,
+        "http-log",
+        "show what a keep's workload printed while it answered HTTP requests",
+        _log,
+        examples=("keepctl http-log shop",),
+        details="The newest 256 KiB since the keep was started; only its owners see them.",
+    )
+    log.add_argument("keep", metavar="KEEP", help="id or name")
+    add_policy_option(log)
+
+
+def _log(options: argparse.Namespace) -> int:
+    deployment = Deployment.from_options(options)
+    with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
+        lines = keep.http_log()
+    if options.json:
+        show_json({"lines": lines.decode(errors="replace").splitlines()})
+    elif sys.stdout.isatty():
+        print("\n".join(map(printable, lines.decode(errors="replace").expandtabs().splitlines())))
+    else:
+        write_all(STDOUT, lines)
+    return 0
 
 
 def _http(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from keep_client import InvalidArgumentError, Source
-from keep_protocol.keep_api import WorkloadDescription, WorkloadInfo
+from keep_protocol.keep_api import HttpPortStatus, WorkloadDescription, WorkloadInfo
 from keep_protocol.states import WorkloadKind
 from keep_protocol.webassembly.description import describe
 from keep_protocol.webassembly.errors import MalformedError
@@ -91,13 +91,13 @@ def _inspection(source: Source, wasm: bytes) -> Inspection:
 def _inspect_keep(options: argparse.Namespace) -> int:
     deployment = Deployment.from_options(options)
     with deployment.connect() as manager, open_keep(manager, deployment, options.subject, options.policy) as keep:
-        info = keep.workload()
+        info, port = keep.workload(), keep.status().http_port
     if options.json:
         show_json(info)
         return 0
     if info.digest is None or info.size is None:
         raise InvalidArgumentError(f"the keep {options.subject} has no workload loaded: it is {info.state}")
-    _show(info.digest, info.size, _described(info))
+    _show(info.digest, info.size, _described(info), port)
     return 0
 
 
@@ -109,9 +109,16 @@ def _described(info: WorkloadInfo) -> WorkloadDescription | None:
     )
 
 
-def _show(digest: str, size: int, described: WorkloadDescription | None) -> None:
+def _port(port: HttpPortStatus | None) -> str | None:
+    if port is None:
+        return None
+    whom = "for everybody" if port.public else "for owners and callers"
+    return f"{port.port}, {whom}: {'open' if port.listening else f'not open, {port.problem}'}"
+
+
+def _show(digest: str, size: int, described: WorkloadDescription | None, port: HttpPortStatus | None = None) -> None:
     kind = None if described is None else f"{described.kind}: {_MEANINGS[described.kind]}"
-    show_fields({"kind": kind, "size": size_text(size), "sha-256": digest})
+    show_fields({"kind": kind, "size": size_text(size), "sha-256": digest, "http port": _port(port)})
     if described is None:
         return
     if described.imports:

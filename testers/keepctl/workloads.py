@@ -69,10 +69,15 @@ def _load(options: argparse.Namespace) -> int:
     configured = None if options.config is None else open_configuration(options.config)
     deployment = Deployment.from_options(options)
     with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
-        if configured is not None:
-            # First, so that what the keep refuses of it costs no upload.
+        # What is loaded now must not be refused for what comes, nor what comes for what is configured now.
+        http = None if configured is None else configured.configuration.http
+        first = http is None or not http.wagi
+        if configured is not None and first:
+            # So what the keep refuses of it costs no upload.
             keep.configure(configured.configuration)
         info = load(keep, source)
+        if configured is not None and not first:
+            keep.configure(configured.configuration)
     if options.json:
         show_json(info)
     else:

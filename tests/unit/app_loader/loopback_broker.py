@@ -1,4 +1,4 @@
-"""Stands in for a keep's network broker: hands out connections to the loopback interface, whatever the name."""
+"""Stands in for a keep's network broker: hands out connections and listeners at the loopback interface."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from keep_protocol.broker import MAX_MESSAGE, PROTOCOL_VERSION, BrokerAnswer, BrokerRequest, BrokerResult
+from keep_protocol.broker import (
+    MAX_MESSAGE,
+    PROTOCOL_VERSION,
+    BrokerAnswer,
+    BrokerOperation,
+    BrokerRequest,
+    BrokerResult,
+)
 
 
 @contextmanager
@@ -32,8 +39,17 @@ def loopback_broker(path: Path) -> Iterator[list[BrokerRequest]]:
                 request = msgspec.json.decode(message, type=BrokerRequest)
                 asked.append(request)
                 answer = msgspec.json.encode(BrokerAnswer(PROTOCOL_VERSION, BrokerResult.OK))
-                with socket.create_connection(("127.0.0.1", request.port)) as connection:
-                    socket.send_fds(channel, [answer], [connection.fileno()])
+                if request.operation is BrokerOperation.BIND:
+                    try:
+                        given = socket.create_server(("127.0.0.1", request.port))
+                    except OSError as error:
+                        refusal = BrokerAnswer(PROTOCOL_VERSION, BrokerResult.PORT_TAKEN, str(error))
+                        channel.send(msgspec.json.encode(refusal))
+                        continue
+                else:
+                    given = socket.create_connection(("127.0.0.1", request.port))
+                with given:
+                    socket.send_fds(channel, [answer], [given.fileno()])
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         path.parent.mkdir(exist_ok=True)

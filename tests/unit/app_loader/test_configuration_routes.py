@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -60,7 +61,7 @@ def keep_in(state: Path, *, restart_runs: bool = False) -> Keep:
         wanted,
         invocation="f" * 32,
         files=cast(Files, None),
-        workload=cast(Workload, None),
+        workload=cast(Workload, SimpleNamespace(kind=None)),
         runs=cast(Runs, None),
         calls=cast(Calls, None),
         http=cast(HttpService, None),

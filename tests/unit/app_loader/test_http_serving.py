@@ -224,8 +224,6 @@ def test_the_configuration_gives_environment_and_limits_and_may_end_it(tmp_path:
         assert keep.ask("/sleep").problem.detail == "the workload took longer than 1 s"
         configure(b'{"http": {"enabled": false}}')
         assert keep.ask("/environment").problem.code == "workload-not-http"
-        configure(b'{"http": {"wagi": true}}')
-        assert "`http.wagi`" in keep.ask("/environment").problem.detail
 
 
 def test_a_process_whose_client_goes_away_is_ended(keep: HttpKeep) -> None:

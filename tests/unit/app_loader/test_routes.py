@@ -41,6 +41,7 @@ MATRIX = {
     "DELETE /v1/configuration": {_OWNER},
     "POST /v1/runs": {_OWNER, _CALLER},
     "POST /v1/call/{function}": {_OWNER, _CALLER},
+    "GET /v1/http-log": {_OWNER},
     **{f"{method} /v1/http/{{path}}": {_OWNER, _CALLER} for method in HTTP_METHODS},
     "GET /v1/runs": {_OWNER, _CALLER, _RESULT, _AUDITOR},
     "GET /v1/runs/{run}": {_OWNER, _CALLER, _RESULT, _AUDITOR},

@@ -83,3 +83,9 @@ def test_the_async_client_does_the_same(start_keep: StartKeep, credentials: Cred
 
     with pytest.raises(ProblemError, match="wasm trap"):
         asyncio.run(fail())
+
+
+def test_what_the_workload_printed_is_fetched_as_bytes(start_keep: StartKeep) -> None:
+    server, keep = start_keep(lambda _: Reply(200, b"complaint\n", "application/octet-stream"))
+    assert keep.http_log(7) == b"complaint\n"
+    assert (server.received[0].path, server.received[0].query) == ("/v1/http-log", {"offset": "7"})
