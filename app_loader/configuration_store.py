@@ -15,6 +15,7 @@ from app_loader.storage import PLAIN, Storage
 from keep_protocol.configuration_check import check_configuration
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import KeepSpec
+from keep_protocol.states import WorkloadKind
 from keep_protocol.strict_json import decode_strictly
 from keep_protocol.workload_configuration import HttpService, WorkloadConfiguration, canonical, configuration_digest
 
@@ -80,6 +81,16 @@ class ConfigurationStore:
                 remedy="send one with PUT /v1/configuration",
             )
         return current
+
+    def check_sockets(self, kind: WorkloadKind) -> None:
+        """Raise `RefusalError` (`workload-not-runnable`) for a kind of workload that has no sockets, if `files` has."""
+        # Not before there is a workload: a keep that starts needs neither.
+        from app_loader.run_admission import check_sockets
+        from app_loader.runner_messages import shimmed
+
+        files = () if self._current is None else self._current.files or ()
+        if shimmed([file.__struct_config__.tag for file in files]):
+            check_sockets(kind)
 
     async def replace(self, configuration: WorkloadConfiguration) -> str:
         """Take over a configuration, for runs that start from now on; its digest in hex. Raises `RefusalError`."""

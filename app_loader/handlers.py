@@ -27,7 +27,7 @@ from keep_protocol.keep_api import (
     RunList,
     RunRequest,
 )
-from keep_protocol.states import FileArea, KeepRole, RunState
+from keep_protocol.states import FileArea, KeepRole, RunState, WorkloadKind
 from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration, canonical
 
 MAX_WAIT: Final = 3600
@@ -113,11 +113,16 @@ async def put_workload(keep: Keep, request: Request) -> Response:
     request.query()
     _refuse_python(request)
     request.require_media_type(WASM_MEDIA_TYPE)
+
+    def fits(kind: WorkloadKind) -> None:
+        check_workload(keep.workload_configuration.current_if_sound, kind)
+        keep.workload_configuration.check_sockets(kind)
+
     info = await keep.workload.replace(
         aiter(request.body),
         expected_digest=_expected_digest(request),
         size=request.body.size,
-        fits=lambda kind: check_workload(keep.workload_configuration.current_if_sound, kind),
+        fits=fits,
     )
     await asyncio.shield(keep.follow_workload())
     return json_response(info)

@@ -30,11 +30,17 @@ def check_runnable(kind: WorkloadKind, plan: RunPlan) -> None:
             f"the workload is a {kind} and no command: it has nothing that could be run",
             remedy="call its functions with POST /v1/call/{function}",
         )
-    if plan.shimmed and kind is not WorkloadKind.COMMAND:
+    if plan.shimmed:
+        check_sockets(kind)
+
+
+def check_sockets(kind: WorkloadKind) -> None:
+    """Raise `RefusalError` (`workload-not-runnable`) if sockets are configured for what can have none."""
+    if kind.is_component:
         raise RefusalError(
             ErrorCode.WORKLOAD_NOT_RUNNABLE,
-            "the workload's configuration gives it sockets in `files`, and it is a component: only modules for WASI "
-            "preview 1 have them",
+            "the workload's configuration gives it sockets in `files`, and it is a component: its `wasi:sockets` "
+            "refuse every socket, and only modules for WASI preview 1 have those of `files`",
             field="$.files",
             remedy="take `files` out of the configuration, or build the workload for wasm32-wasip1",
         )

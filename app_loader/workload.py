@@ -186,6 +186,7 @@ class Workload:
         finally:
             self._busy = False
             self._incoming = None
+            self._modules.forget(name)
             self._remove_others()
         return self.info
 

@@ -35,6 +35,9 @@ class PlainModules:
         """Let the runner map a compiled module. Raises `ModuleLoadError`, `RunnerDiedError`, `RefusalError`."""
         await self._runner.load(name, self._folder / f"{name}.cwasm", digest, component=component, http=http)
 
+    def forget(self, name: str) -> None:
+        """Nothing is held in memory; the folder is its owner's to tidy."""
+
 
 class SealedModules:
     """Sealed on disk. What is compiled or mapped is in memory, and the runner cannot change it there."""
@@ -51,7 +54,7 @@ class SealedModules:
     async def compile(self, name: str, limits: CompileLimits) -> Compiled:
         """As `PlainModules.compile`; refused if there is not the memory for it."""
         path = self._folder / f"{name}.wasm"
-        self._forget(name)
+        self.forget(name)
         with contextlib.ExitStack() as opened:
             size = self._storage.content_size(path.stat().st_size)
             # Once here, once where it is read.
@@ -82,7 +85,8 @@ class SealedModules:
                 raise ModuleLoadError(refusal.detail) from None
         await self._runner.load(name, descriptor, digest, component=component, http=http)
 
-    def _forget(self, name: str) -> None:
+    def forget(self, name: str) -> None:
+        """Give up what was compiled and not loaded."""
         if (descriptor := self._compiled.pop(name, -1)) >= 0:
             os.close(descriptor)
 

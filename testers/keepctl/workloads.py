@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from keep_client import KeepClient, Source
 from keep_client.keep_calls import OutputStream
 from keep_protocol.keep_api import Run, WorkloadInfo
-from testers.deployment import Deployment
+from testers.deployment import Deployment, printable
 from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.configurations import add_configuration_option, open_configuration
 from testers.keepctl.connecting import open_keep
-from testers.keepctl.console import run_document, show_json, show_table, upload_bar
+from testers.keepctl.console import run_document, say, show_json, show_table, upload_bar
 from testers.keepctl.quantities import size_text
 from testers.keepctl.streams import STDOUT, write_all
 
@@ -82,6 +82,8 @@ def _load(options: argparse.Namespace) -> int:
         show_json(info)
     else:
         print(f"sha-256 {source.digest.hex()}  {size_text(source.size)}  {info.state}")
+        for problem in info.problems:
+            say(f"note: {printable(problem)}")
     return 0
 
 

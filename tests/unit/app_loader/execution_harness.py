@@ -137,7 +137,8 @@ class Execution:
         return WorkloadTls(self.identity, self.secrets, self.relay)
 
     async def load(self, wasm: bytes) -> WorkloadInfo:
-        return await self.workload.replace(stream(wasm), expected_digest=None, size=len(wasm))
+        fits = self.configuration.check_sockets
+        return await self.workload.replace(stream(wasm), expected_digest=None, size=len(wasm), fits=fits)
 
     async def run(self, request: RunRequest | None = None) -> Run:
         started = await self.runs.start(request or RunRequest())

@@ -12,7 +12,7 @@ import pytest
 from app_loader.run_sockets import MAX_UNACCEPTED
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import RunRequest, Stdin
-from keep_protocol.states import ExitReason, RunState
+from keep_protocol.states import ExitReason, RunState, WorkloadKind
 from keep_protocol.workload_configuration import WorkloadConfiguration
 from tests.unit.app_loader.execution_harness import REPOSITORY, Execution, ending, execute, guest, refused, wat
 from tests.unit.app_loader.socket_harness import (
@@ -217,6 +217,10 @@ def test_components_have_no_sockets_and_are_told_so(tmp_path: Path) -> None:
         await configure(execution, listening())
         with refused(ErrorCode.WORKLOAD_NOT_RUNNABLE):
             await execution.run()
+        with pytest.raises(RefusalError, match="its `wasi:sockets` refuse every socket"):
+            await execution.load((REPOSITORY / "examples" / "geometry" / "geometry.wasm").read_bytes())
+        assert execution.workload.info.kind is WorkloadKind.COMPONENT_COMMAND
+        await execution.load(guest("sock_echo"))
 
     play(tmp_path, scenario)
 

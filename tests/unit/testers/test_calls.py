@@ -98,7 +98,7 @@ def test_the_workload_of_a_keep_is_inspected(fake: FakeDeployment, keepctl: Prog
         ("no network",),
         exports_omitted=7,
     )
-    keepctl("load", "prices", str(wasm))
+    assert "keepctl: note: no network\n" in keepctl("load", "prices", str(wasm)).stderr
     shown = keepctl("inspect", "prices").stdout
     for part in ("component: ", "wasi:sockets/tcp@0.2.0  instance  yes", "area    func(of: f64) -> f64"):
         assert part in shown
