@@ -5,6 +5,8 @@
 BIN := .venv/bin
 # Arguments for pytest: make test T="tests/unit -k digest"
 T ?=
+# What keeps of the demo are: process, or a virtual machine, qemu or qemu+vtpm (measured at its start).
+BACKEND ?= process
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +28,9 @@ format: setup ## Format the code and apply safe corrections
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-demo: setup ## Run the whole system once, from set-up to removal, with every command shown
-	@$(BIN)/python scripts/demo.py
+demo: setup ## Run the whole system once, every command shown; BACKEND=qemu+vtpm with measured machines
+	@if [ "$(BACKEND)" != process ]; then scripts/setup.sh --machines; fi
+	@$(BIN)/python scripts/demo.py "$(BACKEND)"
 
 bench: setup ## Measure the figures of docs/benchmarks.md anew
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-bench.lock

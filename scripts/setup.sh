@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the virtual environment .venv with the locked dependencies and wasmkeep itself; with --tests, also what only
-# tests need of the system.
+# tests need of the system, as far as it can be had; with --machines, what virtual machines cannot do without.
 #
 # Missing system packages are installed when root; an ordinary user is told the exact line and the script stops
 # with status 1. What is missing is found out by trying, not by asking the package manager: interpreters and
@@ -135,27 +135,52 @@ install_system_packages() {
     [ -z "$needs" ] || fail "still missing after '$install $wanted':" "$needs"
 }
 
-# What tests alone need: without it they say what they skip.
-install_test_tools() {
-    if command -v swtpm >/dev/null && command -v swtpm_setup >/dev/null &&
-        command -v qemu-system-x86_64 >/dev/null && [ -e /usr/share/ovmf/OVMF.fd ]; then
-        return
-    fi
+has_machine_tools() {
+    command -v swtpm >/dev/null && command -v swtpm_setup >/dev/null &&
+        command -v qemu-system-x86_64 >/dev/null && [ -e /usr/share/ovmf/OVMF.fd ]
+}
+
+machine_tools_line() {
     if command -v apt-get >/dev/null; then
-        line='apt-get install --yes --no-install-recommends swtpm swtpm-tools qemu-system-x86 ovmf'
+        echo 'apt-get install --yes --no-install-recommends swtpm swtpm-tools qemu-system-x86 ovmf'
     elif command -v dnf >/dev/null; then
-        line='dnf install --assumeyes swtpm swtpm-tools qemu-system-x86-core edk2-ovmf'
+        echo 'dnf install --assumeyes swtpm swtpm-tools qemu-system-x86-core edk2-ovmf'
     else
-        line='the packages of swtpm, its tools, QEMU for x86 and OVMF'
+        echo 'the packages of swtpm, its tools, QEMU for x86 and OVMF'
+    fi
+}
+
+install_machine_tools() {
+    say 'installing swtpm, a TPM in software, QEMU and its firmware, for virtual machines'
+    if command -v apt-get >/dev/null; then
+        apt-get update --quiet >/dev/null 2>&1 || true # the installation says what is wrong
+    fi
+    # shellcheck disable=SC2046
+    DEBIAN_FRONTEND=noninteractive $(machine_tools_line) </dev/null >/dev/null 2>&1 && has_machine_tools
+}
+
+# For tests, which say what they skip without it.
+want_machine_tools() {
+    if has_machine_tools; then
+        return
     fi
     if [ "$(id -u)" != 0 ]; then
-        say "tests with a TPM or a virtual machine will be skipped; for them: sudo $line"
+        say "tests with a TPM or a virtual machine will be skipped; for them: sudo $(machine_tools_line)"
+    elif ! install_machine_tools; then
+        say "tests with a TPM or a virtual machine will be skipped: '$(machine_tools_line)' failed"
+    fi
+}
+
+need_machine_tools() {
+    if has_machine_tools; then
         return
     fi
-    say 'installing swtpm, a TPM in software, QEMU and its firmware, for the tests'
-    # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive $line </dev/null >/dev/null 2>&1 ||
-        say "tests with a TPM or a virtual machine will be skipped: '$line' failed"
+    if [ "$(id -u)" != 0 ]; then
+        printf 'setup: virtual machines need these; install them and run this again:\n\n    sudo %s\n\n' \
+            "$(machine_tools_line)" >&2
+        exit 1
+    fi
+    install_machine_tools || fail "'$(machine_tools_line)' failed, or /usr/share/ovmf/OVMF.fd is not where Debian has it"
 }
 
 # Everything the virtual environment depends on; another path too, because a venv cannot be moved.
@@ -202,6 +227,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$now" ]; then
     say "ready: $venv"
 fi
 compile_packages
-if [ "${1:-}" = --tests ]; then
-    install_test_tools
-fi
+case ${1:-} in
+--tests) want_machine_tools ;;
+--machines) need_machine_tools ;;
+esac
