@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+
+# The names of servers are encoded with it, by a process that can open no files any more.
+import encodings.idna  # noqa: F401
 import select
 import socket
 import ssl

@@ -23,6 +23,7 @@ from tests.unit.app_loader.execution_harness import Execution, execute, spec
 from tests.unit.app_loader.http_keep import PROBE
 from tests.unit.app_loader.test_http_hostile import body_of
 from tests.unit.keep_client.certificates import Authority
+from tests.unit.keep_net.brokered import brokered, policy_of
 
 DNS_ERROR, CONNECTION_REFUSED, CERTIFICATE, DENIED = 1, 6, 13, 15
 URI_INVALID, TIMEOUT, PROTOCOL, INTERNAL = 19, 33, 35, 38
@@ -244,3 +245,29 @@ def test_without_a_network_every_request_is_denied(tmp_path: Path) -> None:
             http.close()
 
     assert execute(tmp_path, scenario) == f"error {DENIED}".encode()
+
+
+def test_an_answer_of_dns_that_changes_between_requests_is_checked_anew_and_used_once(tmp_path: Path) -> None:
+    async def scenario(keep: Execution) -> None:
+        await keep.load(PROBE.read_bytes())
+        http = HttpService(keep.runner, keep.workload, spec().limits)
+        policy = policy_of(allow=[f"{AUTHORITY}:{port}+private"], deny=["127.0.0.2/32:*"])
+        async with brokered(policy, {AUTHORITY: [("127.0.0.1",), ("127.0.0.2",)]}) as net:
+
+            async def fetch() -> bytes:
+                given = {"x-authority": f"{AUTHORITY}:{port}", "x-path": "/"}
+                asked = request("POST", "/v1/http/fetch", b"", given)
+                asked.fields = [(name.encode(), value.encode()) for name, value in given.items()]
+                return await body_of(await http.answer(asked, lambda: net.network))
+
+            try:
+                # Checked and connected to is one answer: the second one comes with the second request only.
+                assert await fetch() == f"200 / {AUTHORITY}:{port}".encode()
+                assert net.resolver.asked == [AUTHORITY]
+                assert await fetch() == f"error {DENIED}".encode()
+                assert [denial["host"] for denial in net.denials()] == [AUTHORITY]
+            finally:
+                http.close()
+
+    with server() as port:
+        execute(tmp_path, scenario)
