@@ -12,6 +12,7 @@ import msgspec
 from keep_attestation.azure.policy import AzurePolicy
 from keep_attestation.errors import PolicyError
 from keep_attestation.nitro.policy import NitroPolicy
+from keep_attestation.policy_names import suggestion
 from keep_attestation.ratls.policy import CertificatePolicy
 from keep_attestation.rules import Facts, Rule
 from keep_attestation.sgx.policy import SgxPolicy
@@ -113,7 +114,7 @@ def policy_from(document: dict[str, Any]) -> Policy:
     try:
         policy = msgspec.convert(fields, Policy)
     except msgspec.ValidationError as error:
-        raise PolicyError(f"the policy is not usable: {error}") from None
+        raise PolicyError(f"the policy is not usable: {error}{suggestion(str(error), Policy)}") from None
     if not policy.kinds:
         raise PolicyError(f"the policy accepts nothing: it needs a table of a kind, one of {', '.join(sorted(kinds))}")
     return policy

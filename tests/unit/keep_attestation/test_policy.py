@@ -82,6 +82,32 @@ def test_an_error_names_the_field(text: str, named: str) -> None:
         parse_policy(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("[azure_snp]", "azure-snp"),
+        ("[snp]\nmeasurments = []", "measurements"),
+        ("[snp]\nmeasurement = []", "measurements"),
+        ("[snp]\nminimum_tcb = { Genova = {} }", "Genoa"),
+        ("[snp]\nminimum_tcb = { Genoa = { microcode = 1 } }", "ucode"),
+        ('[tdx]\ntcb_statuses = ["up-to-date"]', "UpToDate"),
+        ("[azure-tdx.tdx]\nmrtd = []", "mr_td"),
+        ('[sgx]\n[certificate]\naccept = ["Gramine"]', "gramine"),
+        ("[simulated]\n[certificate]\nlifetime_hours = 2", "max_lifetime_hours"),
+    ],
+)
+def test_an_error_says_which_name_may_have_been_meant(text: str, meant: str) -> None:
+    with pytest.raises(PolicyError, match=rf"; did you mean `{meant}`\?$"):
+        parse_policy(text)
+
+
+@pytest.mark.parametrize("text", ["[snp]\nqqqq = []", "[snp]\nmax_vmpl = 4"])
+def test_an_error_suggests_nothing_where_nothing_is_near(text: str) -> None:
+    with pytest.raises(PolicyError) as error:
+        parse_policy(text)
+    assert "did you mean" not in str(error.value)
+
+
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(
     st.dictionaries(
