@@ -11,6 +11,7 @@ import msgspec
 from keep_client import InvalidArgumentError
 from keep_client.identity import write_new
 from keep_protocol.evidence import EvidenceKind
+from testers.deployment import printable
 from testers.keepctl.command import add_command
 from testers.keepctl.console import say, show_json
 
@@ -117,7 +118,8 @@ def _from_evidence(options: argparse.Namespace, name: str) -> str:
         about += f" BEWARE: this evidence is not proven to be genuine, so neither are its values. {words}"
     values = reference_values(file.kind, examination.facts, pin=False)
     certificate = {"accept": sorted(accept)} if accept != OWN_CONVENTION else {}
-    return policy_document(name, [(file.kind, values)], about=about, certificate=certificate)
+    # Names of others are in it: the file must be TOML, and may be shown on a terminal.
+    return policy_document(name, [(file.kind, values)], about=printable(about), certificate=certificate)
 
 
 def _explain(options: argparse.Namespace) -> int:

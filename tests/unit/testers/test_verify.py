@@ -258,3 +258,7 @@ def test_names_in_evidence_do_not_steer_the_terminal(tmp_path: Path, capsys: pyt
     main(["verify", str(disguised)])
     shown = capsys.readouterr()
     assert "\x1b" not in shown.out + shown.err
+    assert main(["policy", "init", "--from", str(disguised)]) == 0
+    policy = capsys.readouterr().out
+    assert "\x1b" not in policy
+    assert parse_policy(policy).kinds == {"snp"}
