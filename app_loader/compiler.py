@@ -58,9 +58,10 @@ def _compile(source: int, target: int) -> CompileReport:
         recognition, malformed = None, str(error)
     if recognition is not None and recognition.refusals:
         return CompileReport(source=digest, invalid="; ".join(recognition.refusals))
-    engine = Engine()
+    is_component = header.is_component(wasm)
+    engine = Engine(multi_memory=is_component)
     try:
-        compiled, exports = (_compile_component if header.is_component(wasm) else _compile_module)(engine, wasm)
+        compiled, exports = (_compile_component if is_component else _compile_module)(engine, wasm)
     except _UnsuitableError as error:
         return CompileReport(source=digest, invalid=str(error))
     except EngineError as error:

@@ -27,13 +27,11 @@ from app_loader.wasmtime_binding import (
 
 WASI = "wasi_snapshot_preview1"
 
-# What WASI programs do not need and what would only widen the surface for hostile code. Without
-# multi_memory the limit of one memory is the limit of all.
+# What WASI programs do not need and what would only widen the surface for hostile code.
 _FEATURES_OFF = (
     "wasm_threads",
     "shared_memory",
     "wasm_memory64",
-    "wasm_multi_memory",
     "wasm_gc",
     "wasm_function_references",
     "wasm_wide_arithmetic",
@@ -44,11 +42,17 @@ _FEATURES_OFF = (
 
 
 class Engine:
-    """Wasmtime's engine with a keep's features. Compiling and running need equal ones."""
+    """Wasmtime's engine with a keep's features. Compiling needs those of running, or fewer.
 
-    def __init__(self) -> None:
+    `multi_memory` is for components: the adapters that wasmtime makes between two of their parts read one memory and
+    write another, and without it wasmtime panics (SIGABRT) instead of compiling them. Modules are compiled without, so
+    that the limit of one memory is the limit of all.
+    """
+
+    def __init__(self, *, multi_memory: bool = True) -> None:
         wasmtime = library()
         configuration = wasmtime.wasm_config_new()
+        wasmtime.wasmtime_config_wasm_multi_memory_set(configuration, multi_memory)
         for feature in _FEATURES_OFF:
             getattr(wasmtime, f"wasmtime_config_{feature}_set")(configuration, False)
         # A parallel compilation leaves threads behind, and a process forked from it hangs.

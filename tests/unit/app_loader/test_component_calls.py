@@ -22,6 +22,35 @@ _OPTIONS = '(memory (core memory $i "memory")) (realloc (core func $i "realloc")
 _PADDING = 16
 """More parameters than fit, so that all come in memory, the first of them where the result is looked for."""
 
+# Each part has a memory of its own; what wasmtime makes between them needs both.
+COMPOSED = """(component
+  (component $counter
+    (core module $m
+      (memory (export "memory") 1)
+      (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64))
+      (func (export "length") (param i32 i32) (result i32) (local.get 1)))
+    (core instance $i (instantiate $m))
+    (func (export "length") (param "text" string) (result u32)
+      (canon lift (core func $i "length") (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
+  (component $speaker
+    (import "length" (func $length (param "text" string) (result u32)))
+    (core module $libc (memory (export "memory") 1))
+    (core instance $libc (instantiate $libc))
+    (core func $lowered (canon lower (func $length) (memory (core memory $libc "memory"))))
+    (core module $m
+      (import "libc" "memory" (memory 1))
+      (import "counter" "length" (func $length (param i32 i32) (result i32)))
+      (data (i32.const 0) "hello")
+      (func (export "run") (result i32) (call $length (i32.const 0) (i32.const 5))))
+    (core instance $i
+      (instantiate $m
+        (with "libc" (instance $libc))
+        (with "counter" (instance (export "length" (func $lowered))))))
+    (func (export "run") (result u32) (canon lift (core func $i "run"))))
+  (instance $counter (instantiate $counter))
+  (instance $speaker (instantiate $speaker (with "length" (func $counter "length"))))
+  (export "run" (func $speaker "run")))"""
+
 
 def echoing(kind: str, *, types: str = "", flat: str | None = None) -> bytes:
     """A component that gives back its first parameter.
@@ -275,5 +304,13 @@ def test_a_result_that_is_too_long_is_refused_and_the_next_call_answered(tmp_pat
             await keep.call("zeros", 10_000_000)
         assert refusal.value.code in {ErrorCode.RESULT_TOO_LARGE, ErrorCode.CALL_TRAPPED}
         assert await keep.call("zeros", 3) == [0, 0, 0]
+
+    execute(tmp_path, scenario)
+
+
+def test_parts_of_a_component_pass_strings_to_each_other(tmp_path: Path) -> None:
+    async def scenario(keep: Execution) -> None:
+        await keep.load(wat(COMPOSED))
+        assert await keep.call("run") == 5
 
     execute(tmp_path, scenario)
