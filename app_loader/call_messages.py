@@ -22,6 +22,8 @@ class CallOrder(msgspec.Struct, frozen=True):
     function: str
     arguments: msgspec.Raw
     memory: int
+    reuse: bool = False
+    """Whether the instance may have answered before, and may again."""
 
 
 class Returned(msgspec.Struct, frozen=True, tag="returned"):

@@ -1,4 +1,4 @@
-"""What a process for calls does: one call after the other, each in a fresh instance, until the server hangs up.
+"""What a process for calls does: one call after the other, until the server hangs up.
 
 It has no folders, and its standard streams lead nowhere. A call that lasts too long is ended together with its process.
 """
@@ -28,10 +28,9 @@ from app_loader.call_messages import (
 from app_loader.confinement import confine_to_folders
 from app_loader.engine import Engine
 from app_loader.errors import CallFailedError, EngineError
-from app_loader.guest import new_store, wasi_configuration
+from app_loader.instances import Instances
 from app_loader.program import Program
 from app_loader.runner_messages import Assignment
-from app_loader.wasmtime_binding import library
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.strict_json import decode_strictly
 
@@ -44,8 +43,9 @@ NO_ASSIGNMENT = Assignment(arguments=(), environment=(), memory=0, file_size=0, 
 def serve_calls(engine: Engine, program: Program, channel: socket.socket) -> None:
     """Answer the calls in `channel` until its other end is closed; the caller ends the process."""
     become_server()
+    instances = Instances(engine, program)
     while (packet := _receive(channel)) is not None:
-        channel.sendall(framed(answer_encoder.encode(_answer(engine, program, packet))))
+        channel.sendall(framed(answer_encoder.encode(_answer(program, instances, packet))))
 
 
 def become_server() -> None:
@@ -56,9 +56,9 @@ def become_server() -> None:
     confine_to_folders(())
 
 
-def _answer(engine: Engine, program: Program, packet: bytes) -> Answer:
+def _answer(program: Program, instances: Instances, packet: bytes) -> Answer:
     try:
-        return _call(engine, program, order_decoder.decode(packet))
+        return _call(program, instances, order_decoder.decode(packet))
     except RefusalError as refusal:
         return Refused(refusal.code, refusal.detail, refusal.field, refusal.remedy)
     except CallFailedError as failed:
@@ -69,14 +69,19 @@ def _answer(engine: Engine, program: Program, packet: bytes) -> Answer:
         return Refused(ErrorCode.FIELD_INVALID, "the arguments are nested too deeply", "$.arguments")
 
 
-def _call(engine: Engine, program: Program, order: CallOrder) -> Answer:
+def _call(program: Program, instances: Instances, order: CallOrder) -> Answer:
     arguments = _arguments(order.arguments)
-    store = new_store(engine, program, order.memory, wasi_configuration(NO_ASSIGNMENT, []))
+    keep = False
     try:
-        context = library().wasmtime_store_context(store)
-        result = program.call(context, order.function, arguments, order.memory)
+        context = instances.take(msgspec.structs.replace(NO_ASSIGNMENT, memory=order.memory), reuse=order.reuse)
+        result = program.call(context, order.function, arguments, order.memory, instances.held)
+        keep = order.reuse
+    except RefusalError:
+        keep = order.reuse  # nothing was called
+        raise
     finally:
-        library().wasmtime_store_delete(store)
+        if not keep:
+            instances.discard()
     encoded = msgspec.json.encode(result)
     if len(encoded) > MAX_RESULT:
         detail = f"{order.function} returned {len(encoded)} bytes of JSON, {MAX_RESULT} are possible"

@@ -31,12 +31,12 @@ class Calls:
         self._oom_kills = oom_kills or OomKills()
         self._workers: WorkerPool[CallWorker] | None = None
 
-    async def call(self, function: str, request: CallRequest) -> CallResult:
-        """Call an exported function in a fresh instance. Raises `RefusalError`."""
+    async def call(self, function: str, request: CallRequest, *, reuse: bool = False) -> CallResult:
+        """Call an exported function in a fresh instance, or with `reuse` in any. Raises `RefusalError`."""
         from app_loader.call_messages import CallOrder
 
         memory, timeout = self._limits_of(request)
-        return CallResult(await self._call(CallOrder(function, request.arguments, memory), timeout))
+        return CallResult(await self._call(CallOrder(function, request.arguments, memory, reuse), timeout))
 
     def close(self) -> None:
         """End all processes for calls; calls that are going are refused with `call-lost`."""

@@ -31,6 +31,7 @@ from app_loader.component_values import Lowering, lift
 from app_loader.engine import Engine, ExitCode, filled
 from app_loader.errors import CallFailedError, EngineError
 from app_loader.module_program import check_count, not_found
+from app_loader.program import Held
 from app_loader.runner_messages import Report
 from app_loader.traps import exited, failure
 from app_loader.wasmtime_binding import ByteVector, check, take_bytes
@@ -135,10 +136,10 @@ class ComponentProgram:
             raise EngineError(f"the component does not export {wasi.COMMAND}")
         before = peak_memory()
         result = ComponentValue()
-        report = self._invoke(context, f"{self._entry}{SEPARATOR}run", None, result, memory, before)
+        report = self._invoke(context, f"{self._entry}{SEPARATOR}run", None, result, memory, before, Held())
         return report or exited(0 if result.of.result.is_ok else 1, full=_nearly_full(before, memory))
 
-    def call(self, context: int, function: str, arguments: list[Any], memory: int) -> Any:
+    def call(self, context: int, function: str, arguments: list[Any], memory: int, held: Held) -> Any:
         """See `Program`."""
         kind = self._function_type(function)
         signature = (f"{name}: {parameter}" for name, parameter in kind.parameters)
@@ -148,7 +149,7 @@ class ComponentProgram:
         for index, ((_, parameter), argument) in enumerate(zip(kind.parameters, arguments, strict=True)):
             lowering.value(values[index], parameter, argument, f"$.arguments[{index}]")
         result = None if kind.result is None else ComponentValue()
-        if report := self._invoke(context, function, values, result, memory, peak_memory()):
+        if report := self._invoke(context, function, values, result, memory, peak_memory(), held):
             raise CallFailedError(report)
         if result is None or kind.result is None:
             return None
@@ -182,18 +183,21 @@ class ComponentProgram:
         result: ComponentValue | None,
         memory: int,
         before: int,
+        held: Held,
     ) -> Report | None:
-        """How a function of a fresh instance failed, if it did. `before` is the peak of memory until then."""
+        """How a function failed, if it did. `before` is the peak of memory until then."""
         wasmtime = component_library()
         self._linker.exit.value = None
-        instance = ComponentInstance()
-        error = wasmtime.wasmtime_component_linker_instantiate(
-            self._linker.pointer, context, self._component.pointer, byref(instance)
-        )
+        error = None
+        if held.instance is None:
+            held.instance = ComponentInstance()
+            error = wasmtime.wasmtime_component_linker_instantiate(
+                self._linker.pointer, context, self._component.pointer, byref(held.instance)
+            )
         if not error:
             found = ComponentFunction()
             if not wasmtime.wasmtime_component_instance_get_func(
-                byref(instance), context, self._index(function), byref(found)
+                byref(held.instance), context, self._index(function), byref(found)
             ):
                 raise EngineError(f"the component lost its export {function!r}")
             error = wasmtime.wasmtime_component_func_call(

@@ -190,7 +190,10 @@ async def start_run(keep: Keep, request: Request) -> Response:
 async def call(keep: Keep, request: Request) -> Response:
     """Call a function of the workload."""
     request.query()
-    return json_response(await keep.calls.call(request.parameters["function"], await request.json(CallRequest)))
+    wanted = await request.json(CallRequest)
+    configuration = keep.workload_configuration.current_if_sound
+    reuse = configuration is not None and configuration.reuse
+    return json_response(await keep.calls.call(request.parameters["function"], wanted, reuse=reuse))
 
 
 async def http(keep: Keep, request: Request) -> Response:

@@ -42,7 +42,12 @@ _CODES = {
 
 
 def request_head(
-    request: Request, memory: int, environment: tuple[tuple[str, str], ...] = (), *, below: int
+    request: Request,
+    memory: int,
+    environment: tuple[tuple[str, str], ...] = (),
+    *,
+    below: int,
+    reuse: bool = False,
 ) -> RequestHead:
     """What the guest gets to see of a request, whose first `below` segments are the keep's. Raises `RefusalError`."""
     if "upgrade" in request.headers:
@@ -64,6 +69,7 @@ def request_head(
         memory=memory,
         has_body=request.body.size != 0,
         environment=environment,
+        reuse=reuse,
     )
 
 

@@ -68,6 +68,7 @@ class HttpService:
 
         memory, run_time = self._limits.memory, self._limits.run_time
         environment: tuple[tuple[str, str], ...] = ()
+        reuse = False
         if configuration is not None:
             _check_enabled(configuration)
             memory = configuration.limits.memory or memory
@@ -76,7 +77,8 @@ class HttpService:
                 commands = self._command_runner()
                 return await commands.answer(request, configuration, memory, run_time, below)
             environment = tuple(configuration.env.items())
-        head = request_head(request, memory, environment, below=below)
+            reuse = configuration.reuse
+        head = request_head(request, memory, environment, below=below, reuse=reuse)
         workers = self._pool(network)
         try:
             worker = await workers.take(_check)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from app_loader.engine import Linker, Module, entry_point
 from app_loader.errors import CallFailedError, EngineError
 from app_loader.json_numbers import integer, integer_as_json, real, real_as_json
+from app_loader.program import Held
 from app_loader.runner_messages import Report
 from app_loader.traps import failure
 from app_loader.wasmtime_binding import (
@@ -80,7 +81,7 @@ class ModuleProgram:
         report = self._invoke(context, instance, self._entry.name, None, results, count, memory)
         return report or Report(ExitReason.CODE, code=0)
 
-    def call(self, context: int, function: str, arguments: list[Any], memory: int) -> Any:
+    def call(self, context: int, function: str, arguments: list[Any], memory: int, held: Held) -> Any:
         """See `Program`."""
         signature = self._functions.get(function)
         if signature is None:
@@ -92,12 +93,14 @@ class ModuleProgram:
         for index, (kind, argument) in enumerate(zip(taken, arguments, strict=True)):
             _lower(values[index], kind, argument, f"$.arguments[{index}]")
         results = (Value * max(1, len(returned)))()
-        instance = Instance()
-        report = self._instantiate(context, instance) or self._call_start(context, instance, memory)
-        if report is None and function != _INITIALIZE and _INITIALIZE in self._functions:
-            report = self._invoke(context, instance, _INITIALIZE, None, results, 0, memory)
+        report = None
+        if held.instance is None:
+            held.instance = instance = Instance()
+            report = self._instantiate(context, instance) or self._call_start(context, instance, memory)
+            if report is None and function != _INITIALIZE and _INITIALIZE in self._functions:
+                report = self._invoke(context, instance, _INITIALIZE, None, results, 0, memory)
         if report is None:
-            report = self._invoke(context, instance, function, values, results, len(returned), memory)
+            report = self._invoke(context, held.instance, function, values, results, len(returned), memory)
         if report is not None:
             raise CallFailedError(report)
         lifted = [_lift(results[index]) for index in range(len(returned))]

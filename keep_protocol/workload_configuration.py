@@ -213,6 +213,8 @@ class WorkloadConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     http: HttpService | None = None
     egress: Annotated[tuple[EgressRule, ...], msgspec.Meta(max_length=MAX_RULES)] = ()
     """Whom the workload connects to besides `files`. Each must be a rule of the spec's `network.egress.allow`."""
+    reuse: bool = False
+    """Whether instances that have answered a call or an HTTP request answer further ones, with their state."""
     restart: bool = False
     """Whether runs need a keep that starts them again when its restart interrupted them."""
 

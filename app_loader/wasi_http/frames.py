@@ -46,6 +46,8 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
     memory: int
     has_body: bool
     environment: tuple[tuple[str, str], ...] = ()
+    reuse: bool = False
+    """Whether the instance may have answered before, and may again."""
 
 
 class ResponseHead(msgspec.Struct, frozen=True, array_like=True):

@@ -7,6 +7,7 @@ from app_loader.component_exports import SEPARATOR
 from app_loader.component_program import Component, ComponentProgram, peak_memory
 from app_loader.engine import Engine
 from app_loader.errors import EngineError
+from app_loader.program import Held
 from app_loader.runner_messages import Report
 from app_loader.wasi_http.host import Host
 from app_loader.wasi_http.linking import HttpLinker
@@ -25,8 +26,8 @@ class HttpProgram(ComponentProgram):
         handlers = (name for name in self._types.names() if wasi.split_version(name)[0] == wasi.PROXY)
         self._handler = next(handlers, None)
 
-    def handle(self, context: int, memory: int) -> Report | None:
-        """Let a fresh instance answer the request that the host has begun; how it failed, if it did.
+    def handle(self, context: int, memory: int, held: Held) -> Report | None:
+        """Let an instance answer the request that the host has begun; how it failed, if it did.
 
         `memory` is its limit in bytes. Raises `EngineError`.
         """
@@ -37,4 +38,4 @@ class HttpProgram(ComponentProgram):
         values = (ComponentValue * 2)()
         fill_owned(place, values[0], IncomingRequest(exchange))
         fill_owned(place, values[1], ResponseOutparam())
-        return self._invoke(context, f"{self._handler}{SEPARATOR}handle", values, None, memory, peak_memory())
+        return self._invoke(context, f"{self._handler}{SEPARATOR}handle", values, None, memory, peak_memory(), held)

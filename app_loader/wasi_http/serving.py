@@ -1,4 +1,4 @@
-"""What a process for HTTP does: one request after the other, each in a fresh instance, until the server hangs up.
+"""What a process for HTTP does: one request after the other, until the server hangs up.
 
 It has no folders; what it prints goes to the log of HTTP. A request that lasts too long is ended with its process.
 """
@@ -13,7 +13,7 @@ import msgspec
 from app_loader.calling import NO_ASSIGNMENT, become_server
 from app_loader.engine import Engine
 from app_loader.errors import EngineError
-from app_loader.guest import new_store, wasi_configuration
+from app_loader.instances import Instances
 from app_loader.network_channel import NetworkClient
 from app_loader.program import Program
 from app_loader.runner_messages import Assignment
@@ -22,7 +22,6 @@ from app_loader.wasi_http.exchange import Channel, Exchange, next_exchange
 from app_loader.wasi_http.frames import Outcome
 from app_loader.wasi_http.outgoing import OutgoingRequests
 from app_loader.wasi_http.program import HttpProgram
-from app_loader.wasmtime_binding import library
 
 _MAX_MESSAGE = 4096
 
@@ -41,9 +40,13 @@ def serve_http(engine: Engine, program: Program, connected: socket.socket, log: 
         return
     if outside:
         program.host.outgoing = _outgoing(*outside)
+    instances = Instances(engine, program)
     while (exchange := next_exchange(channel)) is not None:
         try:
-            exchange.conclude(_answer(engine, program, exchange))
+            outcome = _answer(program, instances, exchange)
+            if outcome != Outcome():
+                instances.discard()
+            exchange.conclude(outcome)
         except ServerGoneError:
             return
 
@@ -58,20 +61,20 @@ def _outgoing(network: int, roots: int) -> OutgoingRequests:
 
 
 def _assignment(exchange: Exchange) -> Assignment:
-    return msgspec.structs.replace(NO_ASSIGNMENT, environment=exchange.head.environment)
+    return msgspec.structs.replace(NO_ASSIGNMENT, environment=exchange.head.environment, memory=exchange.head.memory)
 
 
-def _answer(engine: Engine, program: HttpProgram, exchange: Exchange) -> Outcome:
+def _answer(program: HttpProgram, instances: Instances, exchange: Exchange) -> Outcome:
     host = program.host
     host.begin(exchange)
-    memory = exchange.head.memory
-    store = new_store(engine, program, memory, wasi_configuration(_assignment(exchange), []))
     try:
-        report = program.handle(library().wasmtime_store_context(store), memory)
+        context = instances.take(_assignment(exchange), reuse=exchange.head.reuse)
+        report = program.handle(context, exchange.head.memory, instances.held)
     except EngineError as error:
         return Outcome(broken=str(error)[:_MAX_MESSAGE])
     finally:
-        library().wasmtime_store_delete(store)
+        if not exchange.head.reuse:
+            instances.discard()
         host.end()
     if isinstance(host.failure, ServerGoneError):
         raise host.failure

@@ -24,7 +24,7 @@ ENARX_NAME: Final = "enarx.toml"
 _ENARX_KEYS: Final = frozenset({"steward", "args", "env", "files"})
 _KEYS: Final = frozenset(
     {
-        *("args", "env", "stdin", "stdout", "stderr", "restart", "files"),
+        *("args", "env", "stdin", "stdout", "stderr", "reuse", "restart", "files"),
         *("directories", "secrets", "limits", "http", "egress"),
     }
 )
@@ -93,7 +93,7 @@ def _enarx(document: Document, warnings: list[str]) -> dict[str, Any]:
 def _keep(document: Document, warnings: list[str]) -> tuple[dict[str, Any], tuple[EgressRule, ...]]:
     content = document.check_keys((), document.content, _KEYS)
     made: dict[str, Any] = {
-        key: content[key] for key in ("args", "env", "stdin", "stdout", "stderr", "restart") if key in content
+        key: content[key] for key in ("args", "env", "stdin", "stdout", "stderr", "reuse", "restart") if key in content
     }
     if "files" in content:
         made["files"] = read_files(document, enarx=False, warnings=warnings)

@@ -17,6 +17,9 @@ TEMPLATE: Final = """\
 #: stdout = "keep"
 #: stderr = "null"
 
+# Let instances that have answered a call or an HTTP request answer further ones, with their state (usual: false).
+#: reuse = true
+
 # Start runs again that a restart of the keep interrupted (usual: false).
 #: restart = true
 

@@ -357,5 +357,30 @@ def test_a_process_without_calls_ends_after_a_while(tmp_path: Path, monkeypatch:
     execute(tmp_path, scenario)
 
 
+def test_an_instance_keeps_its_state_only_if_it_is_to_be_used_again(tmp_path: Path) -> None:
+    async def scenario(keep: Execution) -> None:
+        async def count(*, reuse: bool) -> Any:
+            request = CallRequest(arguments=msgspec.Raw(b"[]"))
+            return msgspec.json.decode((await keep.calls.call("count", request, reuse=reuse)).result)
+
+        await keep.load(wat(HOSTILE))
+        assert [await count(reuse=True) for _ in range(3)] == [1, 2, 3]
+        # What is wrong with a call is not the instance's fault.
+        with refused(ErrorCode.FUNCTION_NOT_FOUND):
+            await keep.calls.call("nothing", CallRequest(arguments=msgspec.Raw(b"[]")), reuse=True)
+        assert await count(reuse=True) == 4
+        # The configuration was changed.
+        assert await count(reuse=False) == 1
+        assert [await count(reuse=True) for _ in range(2)] == [1, 2]
+        # Whoever allows less memory gets an instance that has less.
+        small = CallRequest(arguments=msgspec.Raw(b"[]"), memory=MiB)
+        assert bytes((await keep.calls.call("count", small, reuse=True)).result) == b"1"
+        with refused(ErrorCode.CALL_TRAPPED):
+            await keep.calls.call("deep", small, reuse=True)
+        assert bytes((await keep.calls.call("count", small, reuse=True)).result) == b"1"
+
+    execute(tmp_path, scenario)
+
+
 def processes_for_calls(keep: Execution) -> list[int]:
     return [pid for name, pid in keep.runner.pids.items() if name.startswith("calls-")]

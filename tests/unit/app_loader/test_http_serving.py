@@ -226,6 +226,25 @@ def test_the_configuration_gives_environment_and_limits_and_may_end_it(tmp_path:
         assert keep.ask("/environment").problem.code == "workload-not-http"
 
 
+def test_an_instance_answers_further_requests_if_the_configuration_says_so(tmp_path: Path) -> None:
+    with http_keep(tmp_path / "keep", runs=1) as keep:
+        first = keep.ask("/count").body
+        assert keep.ask("/count").body == first
+        assert keep.configure({"reuse": True}).status == 200
+        counted = [keep.ask("/count").body for _ in range(3)]
+        assert len(set(counted)) == 3
+        # Bodies, headers and handles of one request are no trouble for the next.
+        for body in (b"one", b"two" * 100_000):
+            assert keep.ask("/echo", "POST", body).body == body
+        assert keep.ask("/trap").problem.code == "http-trapped"
+        assert keep.ask("/count").body == first
+        with pytest.raises(EOFError):
+            keep.ask("/unfinished")
+        assert keep.ask("/count").body == first
+        assert keep.configure({}).status == 200
+        assert [keep.ask("/count").body for _ in range(2)] == [first, first]
+
+
 def test_a_process_whose_client_goes_away_is_ended(keep: HttpKeep) -> None:
     before = keep.processes()
     wire = keep.connect()
