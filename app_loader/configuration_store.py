@@ -6,18 +6,20 @@ import asyncio
 import hashlib
 import logging
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from app_loader.durable_files import replace_synced, sync_folder
 from app_loader.storage import PLAIN, Storage
-from keep_protocol.configuration_check import check_configuration
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import KeepSpec
 from keep_protocol.states import WorkloadKind
 from keep_protocol.strict_json import decode_strictly
-from keep_protocol.workload_configuration import HttpService, WorkloadConfiguration, canonical, configuration_digest
+
+if TYPE_CHECKING:
+    # Imported with the first configuration: most keeps have none.
+    from keep_protocol.workload_configuration import HttpService, WorkloadConfiguration
 
 CONFIGURATION_FILE: Final = "configuration.json"
 
@@ -39,7 +41,7 @@ class ConfigurationStore:
         """Find the configuration of an earlier life. One that cannot be read keeps runs from starting."""
         try:
             raw = self._storage.decode(self._path.read_bytes(), self._path)
-            self._current = decode_strictly(raw, WorkloadConfiguration)
+            self._current = _decode(raw)
         except FileNotFoundError:
             return
         except (OSError, msgspec.MsgspecError, RefusalError) as error:
@@ -70,7 +72,7 @@ class ConfigurationStore:
     @property
     def digest(self) -> bytes | None:
         """SHA-256 of the configuration's canonical bytes; None while there is none, or a damaged one."""
-        return None if self._current is None else hashlib.sha256(canonical(self._current)).digest()
+        return None if self._current is None else hashlib.sha256(_encode(self._current)).digest()
 
     def require(self) -> WorkloadConfiguration:
         """The configuration. Raises `RefusalError` also if there is none."""
@@ -94,17 +96,20 @@ class ConfigurationStore:
 
     async def replace(self, configuration: WorkloadConfiguration) -> str:
         """Take over a configuration, for runs that start from now on; its digest in hex. Raises `RefusalError`."""
+        from keep_protocol.configuration_check import check_configuration
+
         check_configuration(configuration, self._spec)
+        content = _encode(configuration)
         await self._storage.unlock()
         async with self._lock:
             try:
-                stored = self._storage.encode(canonical(configuration), self._path)
+                stored = self._storage.encode(content, self._path)
                 await asyncio.to_thread(replace_synced, self._path, stored)
             except OSError as error:
                 detail = f"the configuration could not be stored: {error.strerror}"
                 raise RefusalError(ErrorCode.DISK_FULL, detail) from None
             self._current, self._damage = configuration, None
-        return configuration_digest(configuration)
+        return hashlib.sha256(content).hexdigest()
 
     async def remove(self) -> None:
         """Forget the configuration; nothing happens if there is none. Runs that are going keep it."""
@@ -112,3 +117,15 @@ class ConfigurationStore:
             self._path.unlink(missing_ok=True)
             await asyncio.to_thread(sync_folder, self._path.parent)
             self._current, self._damage = None, None
+
+
+def _decode(raw: bytes) -> WorkloadConfiguration:
+    from keep_protocol.workload_configuration import WorkloadConfiguration
+
+    return decode_strictly(raw, WorkloadConfiguration)
+
+
+def _encode(configuration: WorkloadConfiguration) -> bytes:
+    from keep_protocol.workload_configuration import canonical
+
+    return canonical(configuration)

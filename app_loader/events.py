@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from app_loader.clock import now
 from keep_protocol.bounded_log import BoundedLog
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.network_api import KeepEvent, KeepEventList
 from keep_protocol.states import KeepEventKind
+
+if TYPE_CHECKING:
+    # Imported with the first event, or the first question after one.
+    from keep_protocol.network_api import KeepEvent, KeepEventList
 
 MAX_EVENTS: Final = 1000
 _MAX_VALUE: Final = 512
@@ -28,6 +31,8 @@ class Events:
 
     def record(self, kind: KeepEventKind, **detail: str | int | None) -> None:
         """Something has happened. Values that are None are left out, long ones cut."""
+        from keep_protocol.network_api import KeepEvent
+
         self._newest += 1
         values = {name: str(value)[:_MAX_VALUE] for name, value in detail.items() if value is not None}
         self._events.append(KeepEvent(cursor=self._newest, at=now(), kind=kind, detail=values))
@@ -36,6 +41,8 @@ class Events:
 
     def page(self, cursor: int, limit: int) -> KeepEventList:
         """At most `limit` events after `cursor`. Raises `RefusalError` for a cursor that was never given out."""
+        from keep_protocol.network_api import KeepEventList
+
         if cursor > self._newest:
             raise RefusalError(
                 ErrorCode.CURSOR_INVALID,

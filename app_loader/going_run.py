@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from app_loader.execution import Execution
-from app_loader.run_plan import RunPlan
-from app_loader.run_sockets import RunSockets
 from app_loader.workload import LoadedModule
 from keep_protocol.keep_api import Run
+
+if TYPE_CHECKING:
+    # Imported with the first run, and with the first one that has sockets.
+    from app_loader.run_plan import RunPlan
+    from app_loader.run_sockets import RunSockets
 
 
 class GoingRun(msgspec.Struct):

@@ -8,13 +8,11 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from app_loader.keep import Keep
 from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, json_response
-from app_loader.run_plan import check_request_of_caller, secrets_of
 from keep_protocol import __version__
-from keep_protocol.configuration_check import check_workload
 from keep_protocol.digests import DigestHeaderError, content_digest, parse_content_digest
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import (
@@ -28,13 +26,17 @@ from keep_protocol.keep_api import (
     RunRequest,
 )
 from keep_protocol.states import FileArea, KeepRole, RunState, WorkloadKind
-from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration, canonical
+
+if TYPE_CHECKING:
+    # Imported where it is used: most keeps have no configuration.
+    from keep_protocol.workload_configuration import WorkloadConfiguration
 
 MAX_WAIT: Final = 3600
 """Seconds of `Prefer: wait=N` (RFC 7240) that are granted; longer ones are cut to it."""
 
-_WAIT: Final = re.compile(r"\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:;.*)?", re.ASCII | re.IGNORECASE)
-_OFFSET: Final = re.compile(r"\d{1,16}", re.ASCII)
+# Compiled when they are first used: every keep imports this at its start.
+_WAIT: Final = r"(?ai)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:;.*)?"
+_OFFSET: Final = r"(?a)\d{1,16}"
 
 
 async def status(keep: Keep, request: Request) -> Response:
@@ -110,6 +112,8 @@ async def get_workload(keep: Keep, request: Request) -> Response:
 
 async def put_workload(keep: Keep, request: Request) -> Response:
     """Load another workload in place of the one there is."""
+    from keep_protocol.configuration_check import check_workload
+
     request.query()
     _refuse_python(request)
     request.require_media_type(WASM_MEDIA_TYPE)
@@ -138,6 +142,8 @@ async def delete_workload(keep: Keep, request: Request) -> Response:
 
 async def get_configuration(keep: Keep, request: Request) -> Response:
     """What the owner has said about how the workload is run, in its canonical bytes."""
+    from keep_protocol.workload_configuration import canonical
+
     request.query()
     content = canonical(keep.workload_configuration.require())
     digest = hashlib.sha256(content).digest()
@@ -147,6 +153,9 @@ async def get_configuration(keep: Keep, request: Request) -> Response:
 
 async def put_configuration(keep: Keep, request: Request) -> Response:
     """Say how the workload is run from now on, in place of what was said before."""
+    from keep_protocol.configuration_check import check_workload
+    from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration
+
     request.query()
     wanted = await request.json(WorkloadConfiguration)
     check_workload(wanted, keep.workload.kind)
@@ -171,6 +180,8 @@ async def delete_configuration(keep: Keep, request: Request) -> Response:
 
 async def start_run(keep: Keep, request: Request) -> Response:
     """Start a run, and wait for its end as long as the client prefers."""
+    from app_loader.run_plan import check_request_of_caller, secrets_of
+
     request.query()
     wait = _preferred_wait(request)
     wanted = await request.json(RunRequest)
@@ -315,7 +326,7 @@ def _expected_digest(request: Request) -> bytes | None:
 def _preferred_wait(request: Request) -> int:
     """Seconds of `Prefer: wait=N`; preferences that are unknown or malformed are ignored, as RFC 7240 asks."""
     for preference in request.headers.get("prefer", "").split(","):
-        if match := _WAIT.fullmatch(preference):
+        if match := re.fullmatch(_WAIT, preference):
             return min(int(match[1]), MAX_WAIT)
     return 0
 
@@ -337,7 +348,7 @@ def _output(keep: Keep, request: Request, stream: Literal["stdout", "stderr"]) -
 
 def _number_of_bytes(query: dict[str, str]) -> int:
     offset = query.get("offset", "0")
-    if not _OFFSET.fullmatch(offset):
+    if not re.fullmatch(_OFFSET, offset):
         raise RefusalError(ErrorCode.FIELD_INVALID, "`offset` is a number of bytes", field="offset")
     return int(offset)
 

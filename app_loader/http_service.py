@@ -9,21 +9,20 @@ from app_loader.errors import RunnerDiedError
 from app_loader.messages import Request, Response
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
-from app_loader.trusted_roots import TrustedRoots
 from app_loader.workload import LoadedModule, Workload
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import Limits
 from keep_protocol.states import WorkloadKind
-from keep_protocol.workload_configuration import WorkloadConfiguration
 
 if TYPE_CHECKING:
     # Imported with the first request: most keeps serve no HTTP for their workload.
     from app_loader.http_log import HttpLog
     from app_loader.http_worker import HttpWorker
     from app_loader.network import Network
+    from app_loader.trusted_roots import TrustedRoots
     from app_loader.wagi.serving import Commands
     from app_loader.worker_pool import Places, WorkerPool
-
+    from keep_protocol.workload_configuration import WorkloadConfiguration
 
 API_SEGMENTS = 2
 """Of a path before the workload's own: `v1` and `http`."""
@@ -46,7 +45,7 @@ class HttpService:
         self._workload = workload
         self._limits = limits
         self._oom_kills = oom_kills or OomKills()
-        self._roots = roots or TrustedRoots()
+        self._roots = roots
         self._workers: WorkerPool[HttpWorker] | None = None
         self._commands: Commands | None = None
         self._places: Places | None = None
@@ -103,19 +102,22 @@ class HttpService:
             self._commands.close()
         if self._log is not None:
             self._log.close()
-        self._roots.close()
+        if self._roots is not None:
+            self._roots.close()
 
     def _pool(self, network: Callable[[], Network] | None) -> WorkerPool[HttpWorker]:
         if self._workers is None:
             from app_loader.http_worker import HttpWorker
+            from app_loader.trusted_roots import TrustedRoots
             from app_loader.worker_pool import WorkerPool
 
-            log = self.log()
+            roots, log = self._roots or TrustedRoots(), self.log()
+            self._roots = roots
 
             def make(module: str) -> HttpWorker:
                 goes_out = any(each.name.startswith(_OUTGOING) for each in self._workload.info.imports)
                 way = network() if network is not None and goes_out else None
-                return HttpWorker(self._runner, module, self._oom_kills, way, self._roots, log)
+                return HttpWorker(self._runner, module, self._oom_kills, way, roots, log)
 
             self._workers = WorkerPool(self._workload, self._common_places(), make)
         return self._workers

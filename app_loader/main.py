@@ -25,7 +25,6 @@ from app_loader.keep import Keep
 from app_loader.principals import Principals
 from app_loader.renewal import renew_when_due
 from app_loader.revocation import CRL_FILE, Revocations
-from app_loader.run_sockets import SocketOpener
 from app_loader.runner import Runner
 from app_loader.runs import Runs
 from app_loader.sealer_source import SealerSource
@@ -42,6 +41,7 @@ from keep_protocol.states import AtRest
 if TYPE_CHECKING:
     from app_loader.evidence import EvidenceMaker
     from app_loader.http_port import HttpPort
+    from app_loader.run_sockets import SocketOpener
     from app_loader.secret_sources import SecretSources
     from app_loader.tls_relay import TlsRelay
     from app_loader.workload_tls import WorkloadTls
@@ -131,6 +131,12 @@ def _secret_sources(keep: Keep, evidence: EvidenceMaker | None) -> SecretSources
     return SecretSources(keep.spec.secrets, keep.secrets, fetcher.fetch, record=keep.events.record)
 
 
+def _socket_opener(keep: Keep, state: Path, tls: Callable[[], WorkloadTls]) -> SocketOpener:
+    from app_loader.run_sockets import SocketOpener
+
+    return SocketOpener(keep.network, state / "workload", tls)
+
+
 class _Service:
     """The parts of a keep that live in one event loop."""
 
@@ -164,7 +170,7 @@ class _Service:
             configuration=self._workload_configuration,
             files=files,
             sealer=sealer.get,
-            sockets=SocketOpener(lambda: self._keep.network(), state / "workload", self._tls_of_workload),
+            sockets=lambda: _socket_opener(self._keep, state, self._tls_of_workload),
         )
         self._relay: TlsRelay | None = None
         """Of the workload's TLS; most keeps have none."""

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from app_loader.messages import JSON_MEDIA_TYPE
-from app_loader.route import Content, Route
+from app_loader.route import Content, Deferred, Route
 from app_loader.routes import ROUTES
 from keep_protocol import __version__
 from keep_protocol.descriptions import cleaned
@@ -60,8 +60,14 @@ def document(routes: Sequence[Route] = ROUTES) -> bytes:
     return json.dumps(cleaned(api), indent=2, sort_keys=True).encode() + b"\n"
 
 
-def _contents(route: Route) -> list[Content]:
-    return [route.body, *(content for contents in route.answers.values() for content in contents)]
+def _contents(route: Route) -> list[type | str | None]:
+    contents = (route.body, *(content for contents in route.answers.values() for content in contents))
+    return [_loaded(content) for content in contents]
+
+
+def _loaded(content: Content) -> type | str | None:
+    loaded: type | str | None = content.load() if isinstance(content, Deferred) else content
+    return loaded
 
 
 def _operation(route: Route, references: dict[type, Any]) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def _answer(route: Route, status: HTTPStatus, references: dict[type, Any]) -> di
 
 def _content(contents: Sequence[Content], references: dict[type, Any]) -> dict[str, Any]:
     described: dict[str, Any] = {}
-    for content in contents:
+    for content in map(_loaded, contents):
         if isinstance(content, type):
             described[JSON_MEDIA_TYPE] = {"schema": references[content]}
         elif content == JSON_MEDIA_TYPE:

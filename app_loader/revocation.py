@@ -17,7 +17,7 @@ CRL_FILE: Final = "client-crl.pem"
 MAX_SIZE: Final = 8 * 1024 * 1024
 """Bytes of the file that are read; about 200 000 revoked certificates."""
 
-_BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----\s(.*?)-----END X509 CRL-----", re.DOTALL)
+_BLOCK: Final = rb"(?s)-----BEGIN X509 CRL-----\s(.*?)-----END X509 CRL-----"
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def read_lists(path: Path) -> tuple[RevocationList, ...]:
     if len(content) > MAX_SIZE:
         raise RevocationError(f"{path.name} has more than {MAX_SIZE} bytes")
     try:
-        lists = tuple(RevocationList(_decode(block)) for block in _BLOCK.findall(content))
+        lists = tuple(RevocationList(_decode(block)) for block in re.findall(_BLOCK, content))
     except (binascii.Error, LibcryptoError) as error:
         raise RevocationError(f"{path.name}: {error}") from None
     if not lists:

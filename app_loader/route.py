@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -23,8 +24,19 @@ class Handler(Protocol):
     def __call__(self, keep: Keep, request: Request, /) -> Awaitable[Response]: ...
 
 
-Content: TypeAlias = type[msgspec.Struct] | str | None
-"""A body: a JSON type, a media type, or nothing."""
+class Deferred(msgspec.Struct, frozen=True):
+    """What only some keeps are ever asked for, by where it is: none imports it before somebody asks."""
+
+    module: str
+    name: str
+
+    def load(self) -> Any:
+        """It, imported now at the latest."""
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+Content: TypeAlias = type[msgspec.Struct] | Deferred | str | None
+"""A body: a JSON type, or where it is, a media type, or nothing."""
 
 
 class Parameter(NamedTuple):
@@ -42,7 +54,7 @@ class Route:
         method: str,
         path: str,
         roles: frozenset[KeepRole],
-        handler: Handler,
+        handler: Handler | Deferred,
         summary: str,
         *,
         answers: Mapping[HTTPStatus, tuple[Content, ...]],
@@ -59,7 +71,7 @@ class Route:
         self.method = method
         self.path = path
         self.roles = roles
-        self.handler = handler
+        self._handler = handler
         self.summary = summary
         self.answers = answers
         self.body = body
@@ -75,6 +87,13 @@ class Route:
         self.foreign = foreign
         """Whether all behind its path is the workload's, which gets it as it came."""
         self._segments = tuple(path.encode().split(b"/")[1:])
+
+    @property
+    def handler(self) -> Handler:
+        """What answers; imported with the first request."""
+        handler: Handler = self._handler.load() if isinstance(self._handler, Deferred) else self._handler
+        self._handler = handler
+        return handler
 
     @property
     def name(self) -> str:

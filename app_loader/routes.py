@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from app_loader import handlers, network_handlers, sealing_handlers, secret_handlers
+from app_loader import handlers
 from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE
-from app_loader.route import Content, Parameter, Route
+from app_loader.route import Content, Deferred, Parameter, Route
 from keep_protocol.keep_api import (
     CMW_MEDIA_TYPE,
     WASM_MEDIA_TYPE,
@@ -23,11 +23,8 @@ from keep_protocol.keep_api import (
     RunRequest,
     WorkloadInfo,
 )
-from keep_protocol.network_api import EgressExplanation, EgressQuestion, KeepEventList
-from keep_protocol.sealing_api import Sealed, SealRequest, Unsealed, UnsealRequest
 from keep_protocol.secret_api import MAX_TTL, SecretInfo, SecretList
 from keep_protocol.states import FileArea, KeepRole
-from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration
 
 
 def _http(method: str) -> Route:
@@ -156,7 +153,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         handlers.get_configuration,
         "How the workload is run: the bytes whose SHA-256 evidence names",
         sends={"Content-Digest": "`sha-256=:BASE64:` (RFC 9530) of the body"},
-        answers={_OK: (WorkloadConfiguration,)},
+        answers={_OK: (Deferred("keep_protocol.workload_configuration", "WorkloadConfiguration"),)},
     ),
     Route(
         "PUT",
@@ -164,8 +161,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         OWNER,
         handlers.put_configuration,
         "Say how the workload is run, in place of what was said before",
-        body=WorkloadConfiguration,
-        answers={_OK: (ConfigurationInfo,)},
+        body=Deferred("keep_protocol.workload_configuration", "WorkloadConfiguration"),
+        answers={_OK: (Deferred("keep_protocol.workload_configuration", "ConfigurationInfo"),)},
     ),
     Route(
         "DELETE",
@@ -252,7 +249,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "GET",
         "/v1/secrets",
         DATA_PROVIDERS,
-        secret_handlers.list_secrets,
+        Deferred("app_loader.secret_handlers", "list_secrets"),
         "Names, sizes and times of the secrets, never their values, and how those stand that the keep fetches",
         answers={_OK: (SecretList,)},
     ),
@@ -260,7 +257,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "PUT",
         "/v1/secrets/{secret}",
         DATA_PROVIDERS,
-        secret_handlers.put_secret,
+        Deferred("app_loader.secret_handlers", "put_secret"),
         "Keep a secret in memory, in place of the one there is; on a connection with evidence, if the keep has any",
         body=BYTES_MEDIA_TYPE,
         query={
@@ -275,7 +272,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "DELETE",
         "/v1/secrets/{secret}",
         DATA_PROVIDERS,
-        secret_handlers.delete_secret,
+        Deferred("app_loader.secret_handlers", "delete_secret"),
         "Forget a secret; runs that have it keep it",
         answers=_NOTHING,
     ),
@@ -283,40 +280,40 @@ ROUTES: Final[tuple[Route, ...]] = (
         "POST",
         "/v1/seal",
         OWNER,
-        sealing_handlers.seal,
+        Deferred("app_loader.sealing_handlers", "seal"),
         "Seal data so that only this keep, or one like it, unseals it",
-        body=SealRequest,
-        answers={_OK: (Sealed,)},
+        body=Deferred("keep_protocol.sealing_api", "SealRequest"),
+        answers={_OK: (Deferred("keep_protocol.sealing_api", "Sealed"),)},
     ),
     Route(
         "POST",
         "/v1/unseal",
         OWNER,
-        sealing_handlers.unseal,
+        Deferred("app_loader.sealing_handlers", "unseal"),
         "Open what was sealed, if it is no older than it must be",
-        body=UnsealRequest,
-        answers={_OK: (Unsealed,)},
+        body=Deferred("keep_protocol.sealing_api", "UnsealRequest"),
+        answers={_OK: (Deferred("keep_protocol.sealing_api", "Unsealed"),)},
     ),
     Route(
         "GET",
         "/v1/events",
         AUDITORS,
-        network_handlers.list_events,
+        Deferred("app_loader.network_handlers", "list_events"),
         "What happened in this life of the keep: denied connections",
         query={
             "cursor": Parameter("only what came after this event", {"type": "integer", "minimum": 0}),
             "limit": Parameter("at most so many", {"type": "integer", "minimum": 1, "maximum": 1000}),
         },
-        answers={_OK: (KeepEventList,)},
+        answers={_OK: (Deferred("keep_protocol.network_api", "KeepEventList"),)},
     ),
     Route(
         "POST",
         "/v1/egress/explain",
         AUDITORS,
-        network_handlers.explain_egress,
+        Deferred("app_loader.network_handlers", "explain_egress"),
         "Whether the keep may connect to somebody, rule by rule; it connects to nobody",
-        body=EgressQuestion,
-        answers={_OK: (EgressExplanation,)},
+        body=Deferred("keep_protocol.network_api", "EgressQuestion"),
+        answers={_OK: (Deferred("keep_protocol.network_api", "EgressExplanation"),)},
     ),
     *_files(FileArea.INPUT, put=DATA_PROVIDERS, get=DATA_PROVIDERS, delete=DATA_PROVIDERS),
     *_files(FileArea.OUTPUT, put=OWNER, get=RESULT_CONSUMERS, delete=OWNER),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from app_loader.run_plan import RunPlan
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.states import WorkloadKind
+
+if TYPE_CHECKING:
+    # Imported with the first run.
+    from app_loader.run_plan import RunPlan
 
 MAX_QUEUED: Final = 64
 """Runs that wait for others to end."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from app_loader.run_plan import RunPlan
-from app_loader.run_sockets import descriptor_environment, guest_files
+from typing import TYPE_CHECKING
+
 from app_loader.runner_messages import Assignment, GuestMount
 from app_loader.secret_delivery import Delivery
+
+if TYPE_CHECKING:
+    # Imported with the first run.
+    from app_loader.run_plan import RunPlan
 
 
 def assignment_of(plan: RunPlan, secrets: Delivery, file_size: int) -> Assignment:
     """With its secrets; `file_size` is of the longest file that it may write."""
+    from app_loader.run_sockets import descriptor_environment, guest_files
+
     return Assignment(
         arguments=(plan.program, *plan.args),
         environment=(*descriptor_environment(plan.files), *plan.env.items(), *secrets.environment),

@@ -11,19 +11,23 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from app_loader.run_plan import RunPlan
 from app_loader.storage import PLAIN, Storage
 from keep_protocol.errors import RefusalError
 from keep_protocol.keep_api import Run
 from keep_protocol.states import RunState
 from keep_protocol.strict_json import decode_strictly
 
+if TYPE_CHECKING:
+    # Imported with the first run.
+    from app_loader.run_plan import RunPlan
+
 _log = logging.getLogger(__name__)
 
-_RUN_ID = re.compile(r"r[0-9a-f]{15}", re.ASCII)
+_RUN_ID = r"r[0-9a-f]{15}"
 _RANDOM_BITS = 16
 
 
@@ -62,6 +66,8 @@ class RunRecords:
 
     def plan(self, run_id: str) -> RunPlan | None:
         """What a run was started with, if that was kept."""
+        from app_loader.run_plan import RunPlan
+
         try:
             return decode_strictly(self._read(self.folder(run_id) / "plan.json"), RunPlan)
         except (OSError, msgspec.MsgspecError, RefusalError):
@@ -91,7 +97,7 @@ class RunRecords:
             except (OSError, msgspec.MsgspecError, RefusalError) as error:
                 _log.warning("%s holds no record of a run and is ignored: %s", entry, error)
                 continue
-            if run.id != entry.name or not _RUN_ID.fullmatch(run.id):
+            if run.id != entry.name or not re.fullmatch(_RUN_ID, run.id):
                 _log.warning("%s holds the record of another run and is ignored", entry)
                 continue
             runs.append(run)

@@ -22,9 +22,7 @@ from app_loader.oom import OomKills
 from app_loader.run_admission import check_queue, check_runnable
 from app_loader.run_assignment import assignment_of
 from app_loader.run_folders import RunFolders
-from app_loader.run_plan import RunPlan, plan_run
 from app_loader.run_records import RunRecords, running
-from app_loader.run_sockets import SocketOpener
 from app_loader.runner import Runner, close_all
 from app_loader.secret_delivery import SecretDelivery
 from app_loader.secret_store import SecretStore
@@ -38,6 +36,8 @@ from keep_protocol.states import ExitReason, RunState
 if TYPE_CHECKING:
     # Imported with the first run that needs them.
     from app_loader.at_rest.views import Views
+    from app_loader.run_plan import RunPlan
+    from app_loader.run_sockets import SocketOpener
     from app_loader.sealing.sealer import Sealer
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Runs:
         *,
         files: Files | None = None,
         sealer: Callable[[], Awaitable[Sealer]] | None = None,
-        sockets: SocketOpener | None = None,
+        sockets: Callable[[], SocketOpener],
     ) -> None:
         files = files or Files(state / "files", spec.limits.files, memory=spec.limits.memory)
         self._storage = files.storage
@@ -74,7 +74,7 @@ class Runs:
         self._workload = workload
         self._limits = spec.limits
         self._configuration = configuration or ConfigurationStore(state, spec)
-        self._sockets = sockets or SocketOpener(None, state)
+        self._sockets = sockets
         self._restart_runs = spec.restart_runs
         self._oom_kills = oom_kills or OomKills()
         self._guard = FilesGuard(files)
@@ -134,6 +134,8 @@ class Runs:
 
     async def start(self, request: RunRequest) -> Run:
         """Start a run, or queue it. Raises `RefusalError`."""
+        from app_loader.run_plan import plan_run
+
         if self._closing:
             raise RefusalError(ErrorCode.RUN_STATE_CONFLICT, "the keep is stopping")
         plan = plan_run(request, self._configuration.current, self._limits)
@@ -157,15 +159,14 @@ class Runs:
             undo.callback(going.execution.stdin.close)
             if plan.shimmed and self._has_room:
                 # So whoever starts it hears what cannot be opened.
-                going.sockets = await self._sockets.open(plan.files or ())
+                going.sockets = await self._sockets().open(plan.files or ())
                 undo.callback(going.sockets.close)
             if at_once := self._has_room and (going.sockets is not None or not plan.shimmed):
                 going.run = running(going.run, now())
             try:
                 self._records.create(going.run, plan if self._restart_runs else None)
             except OSError as error:
-                detail = f"the run cannot be recorded: {error.strerror}"
-                raise RefusalError(ErrorCode.DISK_FULL, detail) from None
+                raise RefusalError(ErrorCode.DISK_FULL, f"the run cannot be recorded: {error.strerror}") from None
             undo.pop_all()
         self._going[going.run.id] = going
         if at_once:
@@ -215,9 +216,8 @@ class Runs:
         run = self.get(run_id)
         size = run.stdout if stream == "stdout" else run.stderr
         if not 0 <= offset <= size:
-            raise RefusalError(
-                ErrorCode.OFFSET_INVALID, f"{stream} has {size} bytes, so there is nothing at {offset}", field="offset"
-            )
+            detail = f"{stream} has {size} bytes, so there is nothing at {offset}"
+            raise RefusalError(ErrorCode.OFFSET_INVALID, detail, field="offset")
         if follow and (going := self._going.get(run_id)):
             return going.execution.outputs[stream].follow(offset)
         return self._storage.read_spool(self._records.folder(run_id) / stream, offset, size)
@@ -283,7 +283,7 @@ class Runs:
             if views:
                 await views.open(going.run.id, going.plan.mounts)
             if going.plan.shimmed:
-                going.sockets = await self._sockets.open(going.plan.files or ())
+                going.sockets = await self._sockets().open(going.plan.files or ())
         except RefusalError as error:
             self._workload.release(going.module)
             going.execution.abandon(ExitReason.LOST, f"what it was to have cannot be had: {error.detail}")

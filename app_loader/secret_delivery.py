@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from app_loader.run_plan import RunPlan
 from app_loader.runner_messages import GuestMount
 from app_loader.secret_files import SecretFiles
 from app_loader.secret_store import SecretStore
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.secret_api import SecretUse
+
+if TYPE_CHECKING:
+    # Imported with the first run.
+    from app_loader.run_plan import RunPlan
 
 
 class Delivery(NamedTuple):

@@ -8,13 +8,10 @@ import resource
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from app_loader.clock import now
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.secret_api import MAX_SECRET, MAX_SECRETS, SECRET_NAME_PATTERN, SECRET_NAME_RULE, SecretInfo
-
-_NAME: Final = re.compile(SECRET_NAME_PATTERN, re.ASCII)
 
 
 def wipe(value: bytearray) -> None:
@@ -81,7 +78,7 @@ class SecretStore:
             self._forget(name)
 
     def _put(self, name: str, value: bytearray, ttl: float | None) -> tuple[SecretInfo, bool]:
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(SECRET_NAME_PATTERN, name):
             raise RefusalError(ErrorCode.NAME_INVALID, f"the name of a secret is {SECRET_NAME_RULE}", field="name")
         if len(value) > MAX_SECRET:
             raise RefusalError(ErrorCode.BODY_TOO_LARGE, f"a secret has at most {MAX_SECRET} bytes")

@@ -14,7 +14,7 @@ from keep_manager.errors import ConfigurationError
 from keep_manager.machines.settings import KEYS as MACHINE_KEYS
 from keep_manager.machines.settings import MachineSettings, parse_machines
 from keep_manager.watch_settings import WATCH_KEYS, WatchSettings, read_watch
-from keep_protocol.names import DEPLOYMENT_ID
+from keep_protocol.names import is_deployment_id
 
 DEFAULT_DOMAIN = "wasmkeep.internal"
 DEFAULT_LISTEN = "127.0.0.1:7443"
@@ -246,7 +246,7 @@ def _settings(document: dict[str, Any], folder: Path) -> Settings:
     if not is_domain(domain):
         raise ConfigurationError(f"`domain` is {domain!r}, not a lower-case DNS name")
     deployment = _text(document, "deployment")
-    if DEPLOYMENT_ID.fullmatch(deployment) is None:
+    if not is_deployment_id(deployment):
         raise ConfigurationError(f"`deployment` is {deployment!r}, not the 8 hex digits that `init` wrote")
     systemd = _text(document, "systemd", "auto")
     if systemd not in SUPERVISOR_KINDS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import re
 
-_SHA256 = re.compile(r"sha-256\s*=\s*:([A-Za-z0-9+/=]*):", re.ASCII)
+_SHA256 = r"(?a)sha-256\s*=\s*:([A-Za-z0-9+/=]*):"
 
 
 class DigestHeaderError(ValueError):
@@ -23,7 +23,7 @@ def parse_content_digest(value: str) -> bytes:
     Raises `DigestHeaderError`.
     """
     for member in value.split(","):
-        if match := _SHA256.fullmatch(member.strip()):
+        if match := re.fullmatch(_SHA256, member.strip()):
             try:
                 digest = binascii.a2b_base64(match[1], strict_mode=True)
             except binascii.Error as error:

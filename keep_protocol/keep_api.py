@@ -6,9 +6,17 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from keep_protocol.sealing_api import Selector
 from keep_protocol.secret_api import USES_SCHEMA, SecretUse
-from keep_protocol.states import Backend, ExitReason, FileArea, KeepRole, RunState, WorkloadKind, WorkloadState
+from keep_protocol.states import (
+    Backend,
+    ExitReason,
+    FileArea,
+    KeepRole,
+    RunState,
+    Selector,
+    WorkloadKind,
+    WorkloadState,
+)
 
 WASM_MEDIA_TYPE = "application/wasm"
 PYTHON_MEDIA_TYPE = "text/x-python"

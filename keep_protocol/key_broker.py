@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
@@ -20,10 +19,6 @@ SESSION_COOKIE: Final = "kbs-session-id"
 REPORT_DATA_SIZE: Final = 64
 HASHES: Final = ("sha256", "sha384", "sha512")
 DEFAULT_HASH: Final = "sha384"
-
-RESOURCE_SEGMENT: Final = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
-RESOURCE_PATTERN: Final = f"^{RESOURCE_SEGMENT}/{RESOURCE_SEGMENT}/{RESOURCE_SEGMENT}$"
-RESOURCE_RULE: Final = "REPOSITORY/TYPE/TAG, each of letters, digits, '-', '_' and '.', and not beginning with a dot"
 
 
 class Tee(StrEnum):
@@ -50,11 +45,6 @@ class AttestationReply(msgspec.Struct, frozen=True):
     """The broker's answer to evidence that it accepts."""
 
     token: str
-
-
-def is_resource_segment(text: str) -> bool:
-    """Whether `text` may be one of the three parts of a resource's name: it could change the path otherwise."""
-    return re.fullmatch(RESOURCE_SEGMENT, text, re.ASCII) is not None
 
 
 def session_request(tee: Tee) -> dict[str, Any]:

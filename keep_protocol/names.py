@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 
-KEEP_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
-DEPLOYMENT_ID = re.compile(r"[0-9a-f]{8}", re.ASCII)
-KEEP_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII)
+# Not compiled here: a keep imports this at its start, and checks none of them.
+_KEEP_ID = r"[0-9a-f]{16}"
+_DEPLOYMENT_ID = r"[0-9a-f]{8}"
+_KEEP_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 
-NAME_PATTERN = rf"^(?!{KEEP_ID.pattern}$)(?!.*\.\.){KEEP_NAME.pattern}$"
+NAME_PATTERN = rf"^(?!{_KEEP_ID}$)(?!.*\.\.){_KEEP_NAME}$"
 """The same as `NAME_RULE`, for JSON Schema."""
 
 NAME_RULE = "1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first and last, no '..', not 16 hex digits"
@@ -17,22 +18,27 @@ NAME_RULE = "1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first and last, no 
 
 def new_keep_id() -> str:
     """A random keep id: 16 hex digits."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def new_deployment_id() -> str:
     """A random deployment id: 8 hex digits."""
-    return secrets.token_hex(4)
+    return os.urandom(4).hex()
 
 
 def is_keep_id(text: str) -> bool:
     """Whether `text` has the shape of a keep id."""
-    return KEEP_ID.fullmatch(text) is not None
+    return re.fullmatch(_KEEP_ID, text) is not None
+
+
+def is_deployment_id(text: str) -> bool:
+    """Whether `text` has the shape of a deployment id."""
+    return re.fullmatch(_DEPLOYMENT_ID, text) is not None
 
 
 def is_keep_name(text: str) -> bool:
     """Whether `text` may name a keep: see `NAME_RULE`."""
-    return KEEP_NAME.fullmatch(text) is not None and ".." not in text and not is_keep_id(text)
+    return re.fullmatch(_KEEP_NAME, text) is not None and ".." not in text and not is_keep_id(text)
 
 
 _MACHINE_SUFFIX = "-vm"

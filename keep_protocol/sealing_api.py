@@ -7,6 +7,8 @@ from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
+from keep_protocol.states import Selector as Selector
+
 MAX_SEALED_DATA: Final = 512 * 1024
 """Bytes of data that are sealed at once; in base64 they fit into a JSON body."""
 MAX_SEALED_FILE: Final = 16 * 1024 * 1024
@@ -36,15 +38,6 @@ class CounterSource(StrEnum):
     """The request that sealed it."""
     TPM = "tpm"
     """A counter of the machine's TPM, which nobody can set back."""
-
-
-class Selector(StrEnum):
-    """What a key can be bound to: another one of it, and what was sealed stays closed."""
-
-    MEASUREMENT = "measurement"
-    SIGNER = "signer"
-    CHIP = "chip"
-    KEEP = "keep"
 
 
 _Base64: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9+/]*={0,2}$")]

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from keep_protocol.network_policy import NetworkPolicy
-from keep_protocol.secret_sources import MAX_SOURCES, SecretSource, check_sources
+from keep_protocol.secret_sources import MAX_SOURCES, SecretSource
 from keep_protocol.states import AtRest, Backend, CrlPolicy, EvidenceKind, KeepRole
 
 MiB = 1024 * 1024
@@ -144,6 +144,9 @@ class KeepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f" {' or '.join(makers)}"
             )
         if self.secrets:
+            # Most keeps have none and import nothing that checks them.
+            from keep_protocol.secret_requests import check_sources
+
             check_sources(self.secrets, self.evidence, self.network.egress)
 
 

@@ -122,6 +122,15 @@ class AtRest(StrEnum):
     """As they are."""
 
 
+class Selector(StrEnum):
+    """What a sealing key can be bound to: another one of it, and what was sealed stays closed."""
+
+    MEASUREMENT = "measurement"
+    SIGNER = "signer"
+    CHIP = "chip"
+    KEEP = "keep"
+
+
 class FileArea(StrEnum):
     """The folders of a keep: `input` is read-only for guests, `data` outlives workloads.
 

@@ -11,7 +11,7 @@ import msgspec
 from app_loader.key_release.bounded_http import HttpService
 from app_loader.key_release.connector import Connector
 from app_loader.key_release.errors import CredentialsError, KeyServiceError, MalformedReplyError
-from keep_protocol.secret_sources import INSTANCE_METADATA
+from keep_protocol.secret_requests import INSTANCE_METADATA
 from keep_protocol.strict_json import decode_strictly
 
 _TOKEN_SECONDS: Final = "60"

@@ -20,7 +20,8 @@ from app_loader.key_release.connector import Connector
 from app_loader.key_release.errors import CredentialsError, KeyRefusedError, KeyServiceError, MalformedReplyError
 from app_loader.key_release.proof import Proof
 from app_loader.libcrypto_recipient import RsaKey
-from keep_protocol.secret_sources import AwsKmsSource, address_of
+from keep_protocol.secret_requests import address_of
+from keep_protocol.secret_sources import AwsKmsSource
 from keep_protocol.strict_json import decode_strictly
 
 _RSA_BITS: Final = 2048

@@ -15,7 +15,7 @@ import h11
 from app_loader.errors import AppLoaderError
 from app_loader.key_release.connector import Connector
 from app_loader.key_release.errors import KeyServiceError
-from keep_protocol.secret_sources import Address
+from keep_protocol.secret_requests import Address
 
 MAX_REPLY_SIZE: Final = 1024 * 1024
 MAX_HEAD: Final = 32 * 1024

@@ -24,7 +24,8 @@ from keep_protocol.key_broker import (
     selected_hash,
     session_request,
 )
-from keep_protocol.secret_sources import TEE_OF_EVIDENCE, KbsSource, address_of
+from keep_protocol.secret_requests import TEE_OF_EVIDENCE, address_of
+from keep_protocol.secret_sources import KbsSource
 from keep_protocol.strict_json import decode_strictly
 
 _REFUSALS: Final = {

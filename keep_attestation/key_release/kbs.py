@@ -26,12 +26,12 @@ from keep_protocol.key_broker import (
     AttestationReply,
     Challenge,
     binding,
-    is_resource_segment,
     report_data,
     selected_hash,
     session_request,
 )
 from keep_protocol.key_broker import Tee as Tee
+from keep_protocol.resource_names import is_resource_segment
 from keep_protocol.strict_json import decode_strictly
 
 _RSA_BITS = 3072

@@ -134,19 +134,6 @@ def test_no_import_inside_a_function_goes_round_the_import_graph(package: str) -
     assert {path: names for path, names in found.items() if names} == {}
 
 
-def test_a_keep_is_ready_before_wasmtime_is_imported() -> None:
-    assert "wasmtime" not in loaded_after_importing("keep_loader.__main__", "app_loader.main")
-
-
-def test_a_keep_is_ready_before_anything_of_its_network_is_imported() -> None:
-    script = "import json, sys, keep_loader.main, app_loader.main; print(json.dumps(list(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    of_network = re.compile(
-        r"keep_protocol\.egress\.(?!errors)\w+|keep_protocol\.broker|app_loader\.network(_channel)?|idna"
-    )
-    assert [name for name in json.loads(done.stdout) if of_network.fullmatch(name)] == []
-
-
 def test_every_file_says_first_what_it_is_for() -> None:
     assert [relative(path) for path in all_sources() if not begins_well(path)] == []
 

@@ -211,7 +211,7 @@ def execute(
             configuration=workload_configuration,
             files=files,
             sealer=sealer.get,
-            sockets=opener,
+            sockets=lambda: opener,
         )
         runs.restore()
         calls = Calls(runner, workload, wanted.limits, oom_kills)

@@ -15,6 +15,7 @@ from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
 from app_loader.files import Files
 from app_loader.run_plan import check_request_of_caller
+from app_loader.run_sockets import SocketOpener
 from app_loader.runner import Runner
 from app_loader.runs import Runs
 from app_loader.secret_files import SecretFiles, memory_parent
@@ -53,7 +54,12 @@ def with_secrets(
             state,
             runner,
             workload,
-            Runs(state, runner, workload, wanted, secrets=store, configuration=configuration),
+            Runs(
+                *(state, runner, workload, wanted),
+                secrets=store,
+                configuration=configuration,
+                sockets=lambda: SocketOpener(None, state),
+            ),
             Calls(runner, workload, wanted.limits),
             configuration,
             Files(state / "files", wanted.limits.files),

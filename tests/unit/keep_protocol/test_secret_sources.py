@@ -9,15 +9,13 @@ import pytest
 
 from keep_client.specs import new_spec
 from keep_protocol.network_policy import Egress, EgressRule, NetworkPolicy
+from keep_protocol.secret_requests import address_of, check_sources, requests_of
 from keep_protocol.secret_sources import (
     AwsKmsSource,
     InstanceCredentials,
     KbsSource,
     SecretCredentials,
     SecretSource,
-    address_of,
-    check_sources,
-    requests_of,
 )
 from keep_protocol.spec import Principal, canonical, decode_spec, spec_digest
 from keep_protocol.states import EvidenceKind, KeepRole

@@ -14,7 +14,7 @@ import pytest
 
 from app_loader.key_release.bounded_http import MAX_HEADERS, MAX_REPLY_SIZE, HttpService, Reply, trust_of
 from app_loader.key_release.errors import KeyServiceError
-from keep_protocol.secret_sources import Address, address_of
+from keep_protocol.secret_requests import Address, address_of
 from tests.unit.app_loader.key_release.services import BROKER, LoopbackConnector, ServiceAuthority
 from tests.unit.keep_attestation.key_release.http_server import Request, Response, serve
 
