@@ -27,9 +27,22 @@ from keep_protocol.channel import (
     Received,
     Role,
 )
-from keep_protocol.guest_control import CONTROL_PORT, Command, GuestConfiguration, GuestEvent, decode_event, encode_line
+from keep_protocol.guest_control import (
+    CONTROL_PORT,
+    GUEST_PROTOCOL_VERSION,
+    Command,
+    GuestChannel,
+    GuestConfiguration,
+    GuestEvent,
+    Ready,
+    decode_event,
+    encode_line,
+)
+from keep_protocol.handover import Configuration
+from keep_protocol.spec import KeepSpec, canonical
 
 FIRMWARE = Path("/usr/share/ovmf/OVMF.fd")
+KEEP_ID = "0123456789abcdef"
 PATIENCE = 55.0
 """Seconds that a machine may take for one thing, on a busy host without hardware's help."""
 
@@ -56,8 +69,12 @@ class GuestMachine:
     def console(self) -> str:
         return (self._folder / "console").read_text(errors="replace")
 
+    def data_port(self) -> socket.socket:
+        """The host's end of the channel; one at a time."""
+        return _connect(self._folder / "data", self._process)
+
     def forward(self) -> Forwarder:
-        return Forwarder(_connect(self._folder / "data", self._process))
+        return Forwarder(self.data_port())
 
     def wait(self) -> int:
         """The exit status of QEMU, once the machine is off."""
@@ -68,6 +85,21 @@ class GuestMachine:
         self._control.close()
         self._process.kill()
         self._process.wait()
+
+
+def configuration(spec: KeepSpec) -> GuestConfiguration:
+    """What a host hands over for a keep with this spec."""
+    told = Configuration(id=KEEP_ID, deployment="0" * 8, spec=canonical(spec).decode(), domain="test", names=())
+    return GuestConfiguration(
+        version=GUEST_PROTOCOL_VERSION, configuration=told, invocation="0" * 32, channel=GuestChannel.SERIAL
+    )
+
+
+def await_ready(machine: GuestMachine) -> str:
+    """The certificate of the keep, when it accepts connections."""
+    event = machine.next_event()
+    assert isinstance(event, Ready), (event, machine.console())
+    return event.certificate
 
 
 @contextmanager

@@ -26,26 +26,27 @@ from keep_image.pins import load_pins
 from keep_image.toolchain import Toolchain
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.guest_control import (
-    GUEST_PROTOCOL_VERSION,
     Alive,
     Failed,
-    GuestChannel,
-    GuestConfiguration,
-    Ready,
     Stop,
     Stopped,
 )
-from keep_protocol.handover import Configuration
 from keep_protocol.keep_api import RunRequest
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
 from testers.keepctl.attestation.image_policy import ExpectedImage, PolicyOfAnImage
 from testers.keepctl.attestation.observation import observe
-from tests.guest_machine import Forwarder, GuestMachine, running_machine
+from tests.guest_machine import (
+    KEEP_ID,
+    Forwarder,
+    GuestMachine,
+    await_ready,
+    configuration,
+    running_machine,
+)
 from tests.system.deployment import example
 from tests.unit.app_loader.pki import Credential, self_signed
 
 ROOT = Path(__file__).resolve().parents[2]
-KEEP_ID = "0123456789abcdef"
 MEMORY = 320
 MAX_SIZE = 40_000_000
 """Bytes of kernel and initramfs together."""
@@ -59,21 +60,6 @@ def image(guest_image: Path) -> Path:
 @pytest.fixture
 def owner() -> Credential:
     return self_signed()
-
-
-def configuration(spec: KeepSpec) -> GuestConfiguration:
-    """What a host hands over for a keep with this spec."""
-    told = Configuration(id=KEEP_ID, deployment="0" * 8, spec=canonical(spec).decode(), domain="test", names=())
-    return GuestConfiguration(
-        version=GUEST_PROTOCOL_VERSION, configuration=told, invocation="0" * 32, channel=GuestChannel.SERIAL
-    )
-
-
-def await_ready(machine: GuestMachine) -> str:
-    """The certificate of the keep, when it accepts connections."""
-    event = machine.next_event()
-    assert isinstance(event, Ready), (event, machine.console())
-    return event.certificate
 
 
 def await_last_event(machine: GuestMachine) -> object:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
+import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -172,3 +175,42 @@ def test_a_guest_that_sends_no_frames_ends_the_channel(content: bytes) -> None:
         channel.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        # Each asks for an answer that it does not read.
+        (lambda n: struct.pack("!BxHI", 2, 8, 2 + 2 * n) + b"internet", "asks for answers and reads none"),
+        # More than its window, which nobody acknowledges because no client reads.
+        (lambda _: struct.pack("!BxHI", 3, 32768, 1) + bytes(32768), "than its window"),
+    ],
+    ids=["requests", "data"],
+)
+def test_a_guest_that_floods_is_given_up_before_it_fills_memory(frame: Callable[[int], bytes], reason: str) -> None:
+    async def scenario() -> int:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        channel = MultiplexedChannel(ours)
+        running = asyncio.create_task(channel.run())
+        await channel.dial()
+        loop = asyncio.get_running_loop()
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            await loop.sock_sendall(theirs, struct.pack("!BxHI", 1, 18, 0) + b"wasmkeep-channel\x00\x01")
+            for number in itertools.count():
+                await loop.sock_sendall(theirs, frame(number))
+                sent += 1
+
+        flooding = asyncio.create_task(flood())
+        with pytest.raises(MachineError, match=reason):
+            await running
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+        channel.close()
+        theirs.close()
+        return sent
+
+    assert asyncio.run(scenario()) < 500_000
