@@ -24,6 +24,7 @@ from benchmarks import (
     report,
     sockets,
     upload,
+    virtual_machines,
     warm_run,
 )
 from benchmarks.measurement import Omission, Row
@@ -44,6 +45,7 @@ SUBJECTS: dict[str, Callable[[Session], list[Row | Omission]]] = {
     "attestation": attestation.measure,
     "attested_handshake": attested_handshake.measure,
     "attested_start": attested_start.measure,
+    "virtual_machines": virtual_machines.measure,
 }
 
 ROUNDS = 20

@@ -25,7 +25,12 @@ def tree(pid: int) -> list[int]:
 
 def unshared_memory(processes: Iterable[int]) -> float:
     """USS of all these processes in MiB: Private_Clean and Private_Dirty, proc_pid_smaps(5)."""
-    return sum(map(_private_kibibytes, processes)) / 1024
+    return sum(_kibibytes(pid, ("Private_Clean:", "Private_Dirty:")) for pid in processes) / 1024
+
+
+def resident_memory(processes: Iterable[int]) -> float:
+    """Pss of all these processes in MB (10^6 bytes): all that is resident, what is shared by its share."""
+    return sum(_kibibytes(pid, ("Pss:",)) for pid in processes) * 1024 / 1e6
 
 
 def settled_memory(processes: Callable[[], Iterable[int]]) -> float:
@@ -41,9 +46,9 @@ def settled_memory(processes: Callable[[], Iterable[int]]) -> float:
     return last
 
 
-def _private_kibibytes(pid: int) -> int:
+def _kibibytes(pid: int, fields: tuple[str, ...]) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0  # it has ended since
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(fields))

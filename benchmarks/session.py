@@ -51,11 +51,13 @@ class Session:
     """Whether only to try things out: small numbers, meaningless figures."""
 
     @contextmanager
-    def deployment(self) -> Iterator[Deployment]:
-        """A new home with its manager and its systemd; nothing of them is left afterwards."""
+    def deployment(self, image: Path | None = None) -> Iterator[Deployment]:
+        """A new home with its manager and its systemd; nothing of them is left afterwards. Machines boot `image`."""
         with tempfile.TemporaryDirectory(dir=self.folder) as home:
             deployment = Deployment(Path(home), SUPERVISOR)
             deployment.init()
+            if image is not None:
+                deployment.use_image(image)
             try:
                 deployment.serve()
                 yield deployment
