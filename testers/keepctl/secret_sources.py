@@ -53,7 +53,7 @@ def add_secret_source_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--secret-refresh", metavar="TIME", type=whole_duration, help="fetch them anew every TIME")
     group.add_argument(
         "--kbs-key",
-        choices=[*BrokerKey],
+        choices=[each.value for each in BrokerKey],
         default=BrokerKey.EC,
         help="what the broker encrypts to: ec, or rsa for brokers that know no other",
     )

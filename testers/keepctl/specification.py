@@ -61,7 +61,7 @@ def add_at_rest_option(parser: argparse.ArgumentParser) -> None:
     """How a new keep's state lies on the host's disk."""
     parser.add_argument(
         "--at-rest",
-        choices=[*AtRest],
+        choices=[each.value for each in AtRest],
         default=AtRest.SEALED,
         help="how its workload, files and outputs lie on disk (default: %(default)s)",
     )
@@ -80,7 +80,7 @@ def add_evidence_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evidence",
         metavar="KIND",
-        choices=[*EvidenceKind],
+        choices=[each.value for each in EvidenceKind],
         help=f"what it proves itself with: {', '.join(EvidenceKind)} (default: what its backend demands)",
     )
     add_policy_option(parser)

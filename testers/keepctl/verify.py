@@ -50,7 +50,9 @@ def register(subparsers: Subparsers) -> None:
     )
     verify.add_argument("evidence", metavar="EVIDENCE", type=Path, help="file or folder")
     add_policy_option(verify)
-    verify.add_argument("--kind", choices=[*EvidenceKind], help="what it is, instead of what it looks like")
+    verify.add_argument(
+        "--kind", choices=[each.value for each in EvidenceKind], help="what it is, instead of what it looks like"
+    )
     verify.add_argument(
         "--endorsements", metavar="FILE|DIR", type=Path, action="append", default=[], help="certificates and CRLs"
     )

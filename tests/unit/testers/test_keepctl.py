@@ -200,3 +200,21 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [
+        (["create", "--at-rest", "never"], "'sealed', 'plain'"),
+        (["create", "--evidence", "none"], "'snp', 'tdx'"),
+        (["create", "--kbs-key", "none"], "'ec', 'rsa'"),
+        (["verify", "file", "--kind", "none"], "'snp', 'tdx'"),
+    ],
+)
+def test_a_wrong_word_is_told_with_those_that_are_known(
+    arguments: list[str], known: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    # Later Pythons write no quotes.
+    assert known.replace("'", "") in capsys.readouterr().err.replace("'", "")
