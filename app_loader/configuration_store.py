@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from app_loader.durable_files import replace_synced, sync_folder
+from app_loader.durable_files import read_small, replace_synced, sync_folder
 from app_loader.storage import PLAIN, Storage
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import KeepSpec
@@ -40,7 +40,7 @@ class ConfigurationStore:
     def restore(self) -> None:
         """Find the configuration of an earlier life. One that cannot be read keeps runs from starting."""
         try:
-            raw = self._storage.decode(self._path.read_bytes(), self._path)
+            raw = self._storage.decode(read_small(self._path), self._path)
             self._current = _decode(raw)
         except FileNotFoundError:
             return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from app_loader.durable_files import read_small
 from app_loader.storage import PLAIN, Storage
 from keep_protocol.errors import RefusalError
 from keep_protocol.keep_api import Run
@@ -105,7 +106,7 @@ class RunRecords:
         return runs
 
     def _read(self, path: Path) -> bytes:
-        return self._storage.decode(path.read_bytes(), path)
+        return self._storage.decode(read_small(path), path)
 
     def _write(self, run_id: str, name: str, content: bytes) -> None:
         folder = self.folder(run_id)

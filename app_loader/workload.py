@@ -15,7 +15,7 @@ import msgspec
 from app_loader.clock import now
 from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits
 from app_loader.configuration_store import CONFIGURATION_FILE
-from app_loader.durable_files import replace_synced, sync_folder
+from app_loader.durable_files import read_small, replace_synced, sync_folder
 from app_loader.errors import ModuleLoadError
 from app_loader.files import Files
 from app_loader.runner import Runner
@@ -98,11 +98,17 @@ class Workload:
         """
         with contextlib.suppress(FileNotFoundError):
             try:
-                raw = (self._folder / _RECORD).read_bytes()
+                raw = read_small(self._folder / _RECORD)
                 self._stored = decode_strictly(self._storage.decode(raw, self._folder / _RECORD), StoredWorkload)
             except RefusalError as refusal:
                 _log.error("the workload cannot be opened: %s", refusal.detail)
                 self._closed = refusal
+                return
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                _log.error("the workload cannot be read: %s", error)
+                self._closed = RefusalError(ErrorCode.WORKLOAD_INVALID, f"{_RECORD} cannot be read: {error.strerror}")
                 return
             except msgspec.MsgspecError as error:
                 _log.error("%s is damaged, so there is no workload: %s", self._folder / _RECORD, error)

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from app_loader.durable_files import read_small
 from app_loader.sealing.errors import SealingError
 
 
 def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
     """The content of `path`, which is what `make` gives when it is missing. Raises `SealingError`."""
     try:
-        return path.read_bytes()
+        return read_small(path)
     except FileNotFoundError:
         pass
     except OSError as error:

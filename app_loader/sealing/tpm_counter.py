@@ -18,6 +18,7 @@ import msgspec
 
 from app_loader.attesters.tpm_commands import Tpm
 from app_loader.attesters.tpm_wire import ResponseCode, TpmError
+from app_loader.durable_files import read_small
 from app_loader.libcrypto_aead import hkdf_sha256
 from app_loader.sealing.errors import RollbackError, SealingError
 from app_loader.sealing.root_keys import RootKey
@@ -120,7 +121,7 @@ class TpmCounter:
 
     def _read(self) -> _Ledger | None:
         try:
-            raw = self._path.read_bytes()
+            raw = read_small(self._path)
         except OSError:
             return None
         mac, content = raw[:_MAC_SIZE], raw[_MAC_SIZE:]

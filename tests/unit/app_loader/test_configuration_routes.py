@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -176,11 +177,12 @@ def test_what_the_spec_does_not_allow_is_refused_by_name(tmp_path: Path, documen
     assert (refusal.code, refusal.field) == (code, field)
 
 
-def test_a_damaged_configuration_keeps_runs_from_starting_until_it_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [-3, 2**40], ids=["cut off", "without an end"])
+def test_a_damaged_configuration_keeps_runs_from_starting_until_it_is_replaced(tmp_path: Path, size: int) -> None:
     keep = keep_in(tmp_path)
     assert put(keep, EXAMPLE).status == 200
     path = tmp_path / "workload" / "configuration.json"
-    path.write_bytes(path.read_bytes()[:-3])
+    os.truncate(path, size if size > 0 else path.stat().st_size + size)
 
     async def play(execution: Execution) -> None:
         await execution.load(wat('(module (memory (export "memory") 1) (func (export "_start")))'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from app_loader.runs import MAX_REMEMBERED
@@ -105,6 +106,11 @@ def test_damaged_and_foreign_records_do_not_stop_a_start(tmp_path: Path) -> None
         (runs / name).mkdir(parents=True)
         (runs / name / "record.json").write_bytes(content)
     (runs / "r000000000000003").mkdir()
+    (runs / "r000000000000006").mkdir()
+    os.mkfifo(runs / "r000000000000006/record.json")
+    (runs / "r000000000000007").mkdir()
+    (endless := runs / "r000000000000007/record.json").touch()
+    os.truncate(endless, 2**40)
     (runs / "file").write_bytes(b"")
 
     async def scenario(keep: Execution) -> None:

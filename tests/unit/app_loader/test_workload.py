@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -306,6 +307,37 @@ def test_a_damaged_record_and_foreign_files_do_not_stop_a_start(tmp_path: Path, 
         assert len(names(tmp_path)) == 3
 
     execute(tmp_path, scenario)
+
+
+def without_end(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+@pytest.mark.parametrize("make", [without_end, os.mkfifo, Path.mkdir], ids=["without an end", "pipe", "folder"])
+def test_what_is_no_record_stops_no_start_and_loses_no_workload(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    async def first_life(keep: Execution) -> None:
+        await keep.load(FIRST)
+
+    execute(tmp_path, first_life)
+    record, kept = tmp_path / "workload/workload.json", tmp_path / "kept"
+    record.rename(kept)
+    make(record)
+
+    async def meanwhile(keep: Execution) -> None:
+        assert "workload.json cannot be read" in keep.workload.info.problems[0]
+        with pytest.raises(RefusalError) as refusal:
+            await keep.run()
+        assert refusal.value.code == ErrorCode.WORKLOAD_INVALID
+
+    execute(tmp_path, meanwhile)
+    record.rmdir() if record.is_dir() else record.unlink()
+    kept.rename(record)
+
+    async def second_life(keep: Execution) -> None:
+        assert await runs_the_first(keep)
+
+    execute(tmp_path, second_life)
 
 
 def test_sigkill_during_an_upload_leaves_the_old_workload(tmp_path: Path) -> None:
