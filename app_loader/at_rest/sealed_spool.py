@@ -121,7 +121,8 @@ class FrameReader:
 
     def __init__(self, path: Path, key_of: Callable[[bytes], FileKey]) -> None:
         """`key_of` makes the key from the header. Raises `OSError`, `SealingError`."""
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # O_NONBLOCK: the host may have put a pipe there, and everybody would wait with whoever reads.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._key = key_of(os.pread(self._descriptor, HEADER.size, 0))
         except BaseException:

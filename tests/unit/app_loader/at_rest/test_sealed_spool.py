@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,12 @@ def test_any_part_of_a_stream_can_be_read(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
     assert whole[-20:] not in (tmp_path / "o").read_bytes()
+
+
+def test_a_pipe_in_the_place_of_a_stream_is_refused_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "o")
+    with pytest.raises(OSError, match="Illegal seek"):
+        reader(tmp_path / "o")
 
 
 def test_single_bytes_share_frames_unless_somebody_reads(tmp_path: Path) -> None:
