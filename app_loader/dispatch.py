@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from app_loader.keep import Keep
-from app_loader.messages import Request, Response, problem_response
+from app_loader.messages import ACCEPTED, CODING_FIELD, Request, Response, problem_response
 from app_loader.route import Route
 from app_loader.routes import ROUTES
 from keep_protocol.errors import ErrorCode, RefusalError
@@ -36,11 +36,16 @@ class Dispatcher:
             route = self._find(request)
             if not request.roles & route.roles:
                 raise RefusalError(ErrorCode.FORBIDDEN, f"this needs one of the roles {', '.join(sorted(route.roles))}")
+            if not route.coded and not route.foreign:
+                _refuse_coding(request)
             response = await route.handler(self._keep, request)
         except _MethodError as error:
             response = problem_response(error, {"allow": error.allowed})
         except RefusalError as refusal:
             response = problem_response(refusal)
+            if refusal.field == CODING_FIELD and refusal.code is ErrorCode.MEDIA_TYPE_UNSUPPORTED:
+                # RFC 9110, section 15.5.16.
+                response.headers["accept-encoding"] = ACCEPTED if route is not None and route.coded else "identity"
             if refusal.code in {ErrorCode.TOO_MANY_REQUESTS, ErrorCode.SECRET_PENDING}:
                 response.headers["retry-after"] = _RETRY_AFTER
             if refusal.code in {ErrorCode.IDENTITY_INVALID, ErrorCode.CERTIFICATE_REVOKED, ErrorCode.CRL_UNUSABLE}:
@@ -63,6 +68,17 @@ class Dispatcher:
         if allowed:
             raise _MethodError(request.method, ", ".join(sorted(allowed)))
         raise RefusalError(ErrorCode.ROUTE_NOT_FOUND, "there is nothing at this path; see /v1/openapi.json")
+
+
+def _refuse_coding(request: Request) -> None:
+    """What is stored or understood as it comes must not be taken for what it was coded from."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise RefusalError(
+            ErrorCode.MEDIA_TYPE_UNSUPPORTED,
+            f"Content-Encoding {coding[:100]!r} is not taken here: send the body as it is",
+            field=CODING_FIELD,
+        )
 
 
 class _MethodError(RefusalError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from app_loader.execution import Execution
-from app_loader.workload import LoadedModule
+from app_loader.workload_record import LoadedModule
 from keep_protocol.keep_api import Run
 
 if TYPE_CHECKING:
@@ -26,6 +26,12 @@ class GoingRun(msgspec.Struct):
     execution: Execution
     sockets: RunSockets | None = None
     over: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+
+    @property
+    def current(self) -> Run:
+        """Its record as of now."""
+        outputs = self.execution.outputs
+        return msgspec.structs.replace(self.run, stdout=outputs["stdout"].size, stderr=outputs["stderr"].size)
 
     def take_sockets(self) -> tuple[int, ...]:
         """Its descriptors for its process, none if it has none; they become the caller's."""

@@ -114,20 +114,29 @@ async def put_workload(keep: Keep, request: Request) -> Response:
     """Load another workload in place of the one there is."""
     from keep_protocol.configuration_check import check_workload
 
-    request.query()
-    _refuse_python(request)
-    request.require_media_type(WASM_MEDIA_TYPE)
-
     def fits(kind: WorkloadKind) -> None:
         check_workload(keep.workload_configuration.current_if_sound, kind)
         keep.workload_configuration.check_sockets(kind)
 
-    info = await keep.workload.replace(
-        aiter(request.body),
-        expected_digest=_expected_digest(request),
-        size=request.body.size,
-        fits=fits,
-    )
+    runtime = request.query("runtime").get("runtime")
+    chunks, digest, size = _upload(request, keep.spec.limits.workload)
+    if _is_python(request):
+        if runtime is None:
+            raise RefusalError(
+                ErrorCode.FIELD_INVALID,
+                "Python source needs `?runtime=`: the SHA-256 of the component that runs it",
+                field="runtime",
+                remedy="load a Python runtime first; `keepctl run app.py` does all that",
+            )
+        info = await keep.workload.replace_python(chunks, runtime, expected_digest=digest, size=size, fits=fits)
+        await asyncio.shield(keep.follow_workload())
+        return json_response(info)
+    request.require_media_type(WASM_MEDIA_TYPE)
+    if runtime is not None:
+        raise RefusalError(
+            ErrorCode.FIELD_INVALID, f"`runtime` comes with Content-Type {PYTHON_MEDIA_TYPE}", field="runtime"
+        )
+    info = await keep.workload.replace(chunks, expected_digest=digest, size=size, fits=fits)
     await asyncio.shield(keep.follow_workload())
     return json_response(info)
 
@@ -296,13 +305,23 @@ async def delete_file(keep: Keep, request: Request) -> Response:
     return _no_content()
 
 
-def _refuse_python(request: Request) -> None:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == PYTHON_MEDIA_TYPE:
-        raise RefusalError(
-            ErrorCode.MEDIA_TYPE_UNSUPPORTED,
-            "a keep does not run Python source",
-            remedy=f"build a component of it, for instance with componentize-py, and send that as {WASM_MEDIA_TYPE}",
-        )
+def _is_python(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == PYTHON_MEDIA_TYPE
+
+
+def _upload(request: Request, limit: int) -> tuple[AsyncIterator[bytes], bytes | None, int | None]:
+    """A body's content, and what is announced of it: digest and size, unless they are those of its coded form."""
+    body, digest, size = aiter(request.body), _expected_digest(request), request.body.size
+    header = request.headers.get("content-encoding")
+    if header is None:
+        return body, digest, size
+    # Here, so that keeps to which nothing coded is sent do not pay for it.
+    from app_loader.content_coding import coding_of, decoded
+
+    coding = coding_of(header)
+    if coding is None:
+        return body, digest, size
+    return decoded(body, coding, limit=limit, expected_digest=digest, size=size), None, None
 
 
 def _place(request: Request) -> tuple[FileArea, str]:

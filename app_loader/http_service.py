@@ -9,7 +9,8 @@ from app_loader.errors import RunnerDiedError
 from app_loader.messages import Request, Response
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
-from app_loader.workload import LoadedModule, Workload
+from app_loader.workload import Workload
+from app_loader.workload_record import LoadedModule
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import Limits
 from keep_protocol.states import WorkloadKind

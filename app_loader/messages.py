@@ -155,6 +155,13 @@ class Response:
             self.headers["content-type"] = media_type
 
 
+CODING_FIELD: Final = "Content-Encoding"
+"""Of a refusal (415) that is about how a body is coded."""
+
+ACCEPTED: Final = "gzip, zstd"
+"""Codings of uploads."""
+
+
 def json_response(
     value: msgspec.Struct, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:

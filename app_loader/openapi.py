@@ -85,7 +85,10 @@ def _operation(route: Route, references: dict[type, Any]) -> dict[str, Any]:
         },
     }
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": _content((route.body,), references)}
+        operation["requestBody"] = {
+            "required": True,
+            "content": _content((route.body, *route.other_bodies), references),
+        }
     return operation
 
 

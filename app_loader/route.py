@@ -65,6 +65,8 @@ class Route:
         area: FileArea | None = None,
         frequent: bool = False,
         foreign: bool = False,
+        coded: bool = False,
+        other_bodies: tuple[str, ...] = (),
     ) -> None:
         if not roles:
             raise RouteTableError(f"{method} {path} names no role")
@@ -86,6 +88,10 @@ class Route:
         """Whether there may be thousands of requests a second, too many for a line of the log each."""
         self.foreign = foreign
         """Whether all behind its path is the workload's, which gets it as it came."""
+        self.other_bodies = other_bodies
+        """Media types that a body may have instead."""
+        self.coded = coded
+        """Whether its bodies may have a Content-Encoding."""
         self._segments = tuple(path.encode().split(b"/")[1:])
 
     @property

@@ -11,6 +11,7 @@ from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE
 from app_loader.route import Content, Deferred, Parameter, Route
 from keep_protocol.keep_api import (
     CMW_MEDIA_TYPE,
+    PYTHON_MEDIA_TYPE,
     WASM_MEDIA_TYPE,
     AttestationRequest,
     CallRequest,
@@ -64,6 +65,12 @@ _DIGEST: Final = {
         "`sha-256=:BASE64:` (RFC 9530) of the body; compared before anything is kept",
         {"type": "string", "pattern": "^sha-256=:[A-Za-z0-9+/]{43}=:$"},
     )
+}
+_UPLOAD: Final = {
+    **_DIGEST,
+    "Content-Encoding": Parameter(
+        "how the body is coded; `limits.workload` counts it decoded", {"type": "string", "enum": ["gzip", "zstd"]}
+    ),
 }
 _WAIT: Final = {
     "Prefer": Parameter(
@@ -143,7 +150,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         handlers.put_workload,
         "Load a workload in place of the one there is",
         body=WASM_MEDIA_TYPE,
-        headers=_DIGEST,
+        query={
+            "runtime": Parameter(
+                "for Python source, Content-Type `text/x-python`: SHA-256 in hex of the component that runs it, loaded "
+                "before",
+                {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+            )
+        },
+        headers=_UPLOAD,
+        coded=True,
+        other_bodies=(PYTHON_MEDIA_TYPE,),
         answers={_OK: (WorkloadInfo,)},
     ),
     Route(

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from app_loader.run_plan import RunPlan
 
 
-def assignment_of(plan: RunPlan, secrets: Delivery, file_size: int) -> Assignment:
-    """With its secrets; `file_size` is of the longest file that it may write."""
+def assignment_of(plan: RunPlan, secrets: Delivery, file_size: int, source: str | None) -> Assignment:
+    """With its secrets; `file_size` is of the longest file that it may write, `source` what its runtime is to run."""
     from app_loader.run_sockets import descriptor_environment, guest_files
 
     return Assignment(
-        arguments=(plan.program, *plan.args),
+        arguments=(plan.program, *(() if source is None else ("-c", source)), *plan.args),
         environment=(*descriptor_environment(plan.files), *plan.env.items(), *secrets.environment),
         memory=plan.memory,
         file_size=file_size,

@@ -27,7 +27,8 @@ from app_loader.runner import Runner, close_all
 from app_loader.secret_delivery import SecretDelivery
 from app_loader.secret_store import SecretStore
 from app_loader.standard_input import StandardInput
-from app_loader.workload import LoadedModule, Workload
+from app_loader.workload import Workload
+from app_loader.workload_record import LoadedModule
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import Run, RunExit, RunRequest
 from keep_protocol.spec import KeepSpec
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MAX_REMEMBERED = 256
-"""Runs that are over; the oldest ones beyond are forgotten."""
+"""Of those that are over; older ones are forgotten."""
 _CLOSE_SECONDS = 3.0
 Stream = Literal["stdout", "stderr"]
 
@@ -189,8 +190,7 @@ class Runs:
     def get(self, run_id: str) -> Run:
         """Raises `RefusalError` (`run-not-found`)."""
         if going := self._going.get(run_id):
-            outputs = going.execution.outputs
-            return msgspec.structs.replace(going.run, stdout=outputs["stdout"].size, stderr=outputs["stderr"].size)
+            return going.current
         for run in (self._ended.get(run_id), *(run for run in self._interrupted if run.id == run_id)):
             if run is not None:
                 return run
@@ -316,7 +316,7 @@ class Runs:
             return
         going.execution.begin(
             going.module.name,
-            assignment_of(plan, secrets, self._guard.remaining),
+            assignment_of(plan, secrets, self._guard.remaining, going.module.source),
             (*folders, *secrets.folders, *going.take_sockets()),
             output=plan.output_limit,
             timeout=plan.timeout,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from app_loader.worker_process import WorkerProcess
-from app_loader.workload import LoadedModule, Workload
+from app_loader.workload import Workload
+from app_loader.workload_record import LoadedModule
 from keep_protocol.errors import ErrorCode, RefusalError
 
 MAX_WAITING = 64

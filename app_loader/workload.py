@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -21,37 +20,21 @@ from app_loader.files import Files
 from app_loader.runner import Runner
 from app_loader.storage import PLAIN, Storage
 from app_loader.workload_modules import PlainModules, SealedModules, storing
+from app_loader.workload_record import (
+    RECORD,
+    LoadedModule,
+    StoredWorkload,
+    WorkloadRecord,
+    recent_modules,
+)
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import WorkloadDescription, WorkloadInfo
+from keep_protocol.keep_api import WorkloadInfo
 from keep_protocol.removal import remove_tree
 from keep_protocol.spec import Limits
 from keep_protocol.states import FileArea, WorkloadKind, WorkloadState
 from keep_protocol.strict_json import decode_strictly
-from keep_protocol.webassembly import header
 
 _log = logging.getLogger(__name__)
-
-_RECORD = "workload.json"
-
-
-class StoredWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`workload.json`: which files are the workload. Replacing this file is the switch to another one."""
-
-    name: str
-    """Of the files `<name>.wasm` and `<name>.cwasm` beside it."""
-    digest: str
-    size: int
-    compiled_digest: str
-    loaded_at: str
-    description: WorkloadDescription
-
-
-class LoadedModule(msgspec.Struct, frozen=True):
-    """A module that the runner has mapped. `digest` is that of the upload."""
-
-    name: str
-    digest: str
-    kind: WorkloadKind
 
 
 class Workload:
@@ -80,12 +63,15 @@ class Workload:
         self._limits = limits
         self._compile_limits = compile_limits
         self._stored: StoredWorkload | None = None
+        self._recent: tuple[StoredWorkload, ...] = ()
+        """Modules that were the workload before, the latest first."""
         self._closed: RefusalError | None = None
         """Why the workload that is stored cannot be opened."""
         self._incoming: str | None = None
         """Digest of what is being compiled."""
         self._busy = False
-        self._mapped = False
+        self._mapped: set[str] = set()
+        """Names of the modules that the runner has."""
         self._mapping: asyncio.Task[None] | None = None
         """Of the workload of an earlier life."""
         self._uses: dict[str, int] = {}
@@ -98,8 +84,9 @@ class Workload:
         """
         with contextlib.suppress(FileNotFoundError):
             try:
-                raw = read_small(self._folder / _RECORD)
-                self._stored = decode_strictly(self._storage.decode(raw, self._folder / _RECORD), StoredWorkload)
+                raw = read_small(self._folder / RECORD)
+                record = decode_strictly(self._storage.decode(raw, self._folder / RECORD), WorkloadRecord)
+                self._stored, self._recent = record.current, record.recent
             except RefusalError as refusal:
                 _log.error("the workload cannot be opened: %s", refusal.detail)
                 self._closed = refusal
@@ -108,10 +95,10 @@ class Workload:
                 raise
             except OSError as error:
                 _log.error("the workload cannot be read: %s", error)
-                self._closed = RefusalError(ErrorCode.WORKLOAD_INVALID, f"{_RECORD} cannot be read: {error.strerror}")
+                self._closed = RefusalError(ErrorCode.WORKLOAD_INVALID, f"{RECORD} cannot be read: {error.strerror}")
                 return
             except msgspec.MsgspecError as error:
-                _log.error("%s is damaged, so there is no workload: %s", self._folder / _RECORD, error)
+                _log.error("%s is damaged, so there is no workload: %s", self._folder / RECORD, error)
         self._remove_others()
 
     @property
@@ -122,13 +109,17 @@ class Workload:
         if (stored := self._stored) is None:
             problems = () if self._closed is None else (f"a workload is stored and cannot be opened: {self._closed}",)
             return WorkloadInfo(WorkloadState.EMPTY, problems=problems)
+        if (source := stored.python) is not None:
+            return WorkloadInfo(
+                WorkloadState.LOADED, stored.identity, source.size, stored.loaded_at, stored.kind, runtime=stored.digest
+            )
         described = stored.description
         return WorkloadInfo(
             WorkloadState.LOADED,
-            stored.digest,
+            stored.identity,
             stored.size,
             stored.loaded_at,
-            described.kind,
+            stored.kind,
             described.imports,
             described.exports,
             described.problems,
@@ -169,26 +160,25 @@ class Workload:
 
         `size` is what the sender announced; `fits` refuses kinds that are not wanted. Raises `RefusalError`.
         """
+        # Here, as below, so that keeps to which nothing is sent do not pay for it.
+        from app_loader.module_upload import receive_module, too_large
+
         if size is not None and size > self._limits.workload:
-            raise self._too_large()
+            raise too_large(self._limits.workload)
         if self._busy:
-            raise RefusalError(
-                ErrorCode.WORKLOAD_BUSY, "another workload is being loaded", remedy="wait until it is, then try again"
-            )
+            raise self._in_use()
         self._busy = True
         name = os.urandom(8).hex()
         try:
             await self._storage.unlock()
-            digest, received = await self._receive(chunks, self._path(name, "wasm"), expected_digest, size)
+            path = self._path(name, "wasm")
+            digest, received = await receive_module(
+                chunks, path, self._storage, self._limits.workload, expected_digest=expected_digest, size=size
+            )
             self._incoming = digest
-            with storing():
-                compiled = await self._modules.compile(name, self._compile_limits)
-            if compiled.source != digest:
-                raise RefusalError(
-                    ErrorCode.INTERNAL, "the stored module is not what was received: the disk is at fault"
-                )
-            fits(compiled.description.kind)
-            await self._switch(StoredWorkload(name, digest, received, compiled.digest, now(), compiled.description))
+            stored = await self._known(digest) or await self._compiled(name, digest, received)
+            self._check_fit(stored, fits)
+            await self._switch(stored)
         finally:
             self._busy = False
             self._incoming = None
@@ -196,13 +186,49 @@ class Workload:
             self._remove_others()
         return self.info
 
+    async def replace_python(
+        self,
+        chunks: AsyncIterator[bytes],
+        runtime: str,
+        *,
+        expected_digest: bytes | None,
+        size: int | None,
+        fits: Callable[[WorkloadKind], None] = lambda _: None,
+    ) -> WorkloadInfo:
+        """Take over Python source, as `replace`; `runtime` is the digest of a component that was loaded before."""
+        from app_loader.python_upload import python_source, store_source
+
+        if self._busy:
+            raise self._in_use()
+        self._busy = True
+        try:
+            await self._storage.unlock()
+            source = await python_source(chunks, expected_digest, size)
+            component = await self._known(runtime)
+            if component is None or component.kind is not WorkloadKind.COMPONENT_COMMAND:
+                raise RefusalError(
+                    ErrorCode.RUNTIME_NOT_FOUND,
+                    f"the keep has no Python runtime with the SHA-256 {runtime[:64]}",
+                    remedy="load the runtime with PUT /v1/workload first, then the source",
+                )
+            fits(WorkloadKind.PYTHON)
+            with storing():
+                stored = await asyncio.to_thread(store_source, self._storage, self._folder, source)
+            await self._switch(msgspec.structs.replace(component, python=stored))
+        finally:
+            self._busy = False
+            self._remove_others()
+        return self.info
+
     async def remove(self) -> None:
         """Forget the workload; runs that are going end undisturbed. Raises `RefusalError` (`workload-busy`)."""
         if self._busy:
-            raise RefusalError(ErrorCode.WORKLOAD_BUSY, "another workload is being loaded")
+            raise self._in_use()
         stored, self._stored = self._stored, None
+        # Who has it forgotten does not expect its code to stay.
+        self._recent = ()
         self._closed = None
-        (self._folder / _RECORD).unlink(missing_ok=True)
+        (self._folder / RECORD).unlink(missing_ok=True)
         await asyncio.to_thread(sync_folder, self._folder)
         self._remove_others()
         if stored is not None:
@@ -219,8 +245,13 @@ class Workload:
         await self._ensure_mapped()
         if (stored := self._stored) is None:
             raise RefusalError(ErrorCode.WORKLOAD_EMPTY, "the workload of this keep is damaged; upload it again")
+        source = None
+        if stored.python is not None:
+            from app_loader.python_upload import stored_source
+
+            source = stored_source(self._storage, self._folder, stored.python)
         self._uses[stored.name] = self._uses.get(stored.name, 0) + 1
-        return LoadedModule(stored.name, stored.digest, stored.description.kind)
+        return LoadedModule(stored.name, stored.identity, stored.kind, source)
 
     def release(self, module: LoadedModule) -> None:
         """The run was started or given up: the runner obeys in order, so it may forget the module now."""
@@ -230,41 +261,35 @@ class Workload:
             if self._stored is None or self._stored.name != module.name:
                 self._unload_if_unused(module.name)
 
-    async def _receive(
-        self, chunks: AsyncIterator[bytes], path: Path, expected_digest: bytes | None, size: int | None
-    ) -> tuple[str, int]:
-        """Digest in hex and size of what is then in `path`, not yet synced."""
-        digest = hashlib.sha256()
-        received = 0
-        head = b""
+    async def _known(self, digest: str) -> StoredWorkload | None:
+        """The module with this digest, mapped, if it was compiled before and still is usable."""
+        found = next((each for each in self._modules_kept() if each.digest == digest), None)
+        if found is None:
+            return None
+        # Otherwise two would map one module at a time.
+        await self._ensure_mapped()
+        try:
+            await self._load(found)
+        except ModuleLoadError as error:
+            # Also when this is another wasmtime or another processor, which wasmtime itself finds out.
+            _log.warning("a module that was compiled before is compiled again: %s", error)
+            return None
+        return msgspec.structs.replace(found, loaded_at=now(), python=None)
+
+    def _check_fit(self, stored: StoredWorkload, fits: Callable[[WorkloadKind], None]) -> None:
+        try:
+            fits(stored.kind)
+        except RefusalError:
+            if self._stored is None or self._stored.name != stored.name:
+                self._unload_if_unused(stored.name)
+            raise
+
+    async def _compiled(self, name: str, digest: str, size: int) -> StoredWorkload:
         with storing():
-            file = path.open("xb", buffering=0)
-        with file:
-            writer = self._storage.writer(file.fileno(), path)
-            # The sender's errors are OSErrors too, so only what is ours is taken for the disk's.
-            async for chunk in chunks:
-                received += len(chunk)
-                if received > self._limits.workload:
-                    raise self._too_large()
-                if len(head) < header.HEADER_SIZE:
-                    head = (head + chunk)[: header.HEADER_SIZE]
-                    if len(head) == header.HEADER_SIZE:
-                        _check_header(head)
-                digest.update(chunk)
-                with storing():
-                    writer.write(chunk)
-            with storing():
-                writer.finish()
-        if size is not None and received != size:
-            raise RefusalError(ErrorCode.BODY_INCOMPLETE, f"expected {size} bytes, received {received}")
-        _check_header(head)
-        if expected_digest is not None and digest.digest() != expected_digest:
-            raise RefusalError(
-                ErrorCode.WORKLOAD_DIGEST_MISMATCH,
-                f"expected SHA-256 {expected_digest.hex()}, received {digest.hexdigest()}",
-                remedy="send the file again; it changed on its way or since its digest was made",
-            )
-        return digest.hexdigest(), received
+            compiled = await self._modules.compile(name, self._compile_limits)
+        if compiled.source != digest:
+            raise RefusalError(ErrorCode.INTERNAL, "the stored module is not what was received: the disk is at fault")
+        return StoredWorkload(name, digest, size, compiled.digest, now(), compiled.description)
 
     async def _switch(self, stored: StoredWorkload) -> None:
         """The runner maps the new module first: what it cannot map never becomes the workload."""
@@ -272,22 +297,26 @@ class Workload:
             await self._load(stored)
         except ModuleLoadError as error:
             raise RefusalError(ErrorCode.COMPILE_FAILED, f"the compiled module cannot be mapped: {error}") from None
+        recent = recent_modules(stored, self._modules_kept(), self._limits.workload)
         with storing():
-            await self._record(stored)
-        old, self._stored = self._stored, stored
+            await self._record(stored, recent)
+        old, self._stored, self._recent = self._stored, stored, recent
         self._closed = None
-        self._mapped = True
-        if old is not None:
+        if old is not None and old.name != stored.name:
             self._unload_if_unused(old.name)
         await self._files.delete(FileArea.OUTPUT, "")
 
-    async def _record(self, stored: StoredWorkload) -> None:
-        path = self._folder / _RECORD
-        await asyncio.to_thread(replace_synced, path, self._storage.encode(msgspec.json.encode(stored), path))
+    async def _record(self, stored: StoredWorkload, recent: tuple[StoredWorkload, ...]) -> None:
+        path = self._folder / RECORD
+        content = msgspec.json.encode(WorkloadRecord(stored, recent))
+        await asyncio.to_thread(replace_synced, path, self._storage.encode(content, path))
+
+    def _modules_kept(self) -> tuple[StoredWorkload, ...]:
+        return self._recent if self._stored is None else (self._stored, *self._recent)
 
     async def _ensure_mapped(self) -> None:
         """Map the workload of an earlier life, once, whoever asks first."""
-        if self._mapped or self._stored is None:
+        if self._stored is None or self._stored.name in self._mapped:
             return
         if self._mapping is None:
             self._mapping = asyncio.create_task(self._map(self._stored))
@@ -304,11 +333,10 @@ class Workload:
         if self._stored is not stored:  # replaced or removed meanwhile
             self._unload_if_unused(stored.name)
         elif usable is None:
-            (self._folder / _RECORD).unlink(missing_ok=True)
+            (self._folder / RECORD).unlink(missing_ok=True)
             self._stored = None
         else:
             self._stored = usable
-            self._mapped = True
 
     async def _recompiled(self, stored: StoredWorkload) -> StoredWorkload | None:
         target = self._path(stored.name, "cwasm")
@@ -320,28 +348,31 @@ class Workload:
             usable = msgspec.structs.replace(stored, compiled_digest=compiled.digest, description=compiled.description)
             await self._load(usable)
             if self._stored is stored:
-                await self._record(usable)
+                await self._record(usable, self._recent)
         except (RefusalError, ModuleLoadError, OSError) as error:
             _log.error("the stored workload is damaged, so there is none any more: %s", error)
             return None
         return usable
 
     async def _load(self, stored: StoredWorkload) -> None:
-        kind = stored.description.kind
-        http = kind is WorkloadKind.HTTP_PROXY
-        await self._modules.load(stored.name, stored.compiled_digest, component=kind.is_component, http=http)
+        if stored.name not in self._mapped:
+            kind = stored.description.kind
+            http = kind is WorkloadKind.HTTP_PROXY
+            await self._modules.load(stored.name, stored.compiled_digest, component=kind.is_component, http=http)
+            self._mapped.add(stored.name)
 
     def _unload_if_unused(self, name: str) -> None:
         if name not in self._uses:
+            self._mapped.discard(name)
             self._runner.unload(name)
 
     def _remove_others(self) -> None:
         """All files but those of the workload; a mapped file lives on without its name."""
         if self._closed is not None:
             return  # whoever restores the key gets it back
-        keep = {_RECORD, CONFIGURATION_FILE}
-        if self._stored is not None:
-            keep |= {f"{self._stored.name}.wasm", f"{self._stored.name}.cwasm"}
+        keep = {RECORD, CONFIGURATION_FILE}
+        for each in self._modules_kept():
+            keep |= each.files
         for entry in self._folder.iterdir():
             if entry.name not in keep:
                 _remove(entry)
@@ -349,15 +380,10 @@ class Workload:
     def _path(self, name: str, suffix: str) -> Path:
         return self._folder / f"{name}.{suffix}"
 
-    def _too_large(self) -> RefusalError:
+    def _in_use(self) -> RefusalError:
         return RefusalError(
-            ErrorCode.BODY_TOO_LARGE, f"the keep's spec limits a workload to {self._limits.workload} bytes"
+            ErrorCode.WORKLOAD_BUSY, "another workload is being loaded", remedy="wait until it is, then try again"
         )
-
-
-def _check_header(head: bytes) -> None:
-    if reason := header.refusal(head):
-        raise RefusalError(ErrorCode.WORKLOAD_INVALID, reason)
 
 
 def _remove(entry: Path) -> None:

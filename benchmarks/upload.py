@@ -15,7 +15,7 @@ from benchmarks import nginx
 from benchmarks.measurement import Comparison, Omission, Row, Sample, Target, interleaved
 from benchmarks.processes import settled_memory, tree, unshared_memory
 from benchmarks.session import Session
-from keep_client import Credentials, Home
+from keep_client import Credentials, Home, KeepClient
 from keep_protocol.digests import content_digest
 from keep_protocol.manager_api import Keep
 
@@ -53,10 +53,11 @@ class _File:
 class _Uploads:
     """Sends one file to one keep, or to an nginx, as the operator of a deployment."""
 
-    def __init__(self, file: _File, operator: Credentials, keep: Keep, folder: Path) -> None:
+    def __init__(self, file: _File, operator: Credentials, keep: Keep, client: KeepClient, folder: Path) -> None:
         if keep.certificate is None:
             raise RuntimeError("a keep that is ready has no certificate")
         self._file = file
+        self._client = client
         self._operator = operator
         self._endpoint = f"https://{keep.endpoint}"
         self._certificate = folder / "keep.pem"
@@ -67,7 +68,8 @@ class _Uploads:
         self._to_keep("/v1/files/input/large", "application/octet-stream")
 
     def to_workload(self) -> None:
-        """The same, and it is compiled."""
+        """The same, and it is compiled: the keep has forgotten the last one."""
+        self._client.remove_workload()
         self._to_keep("/v1/workload", "application/wasm")
 
     def to_nginx(self, url: str, ca: Path, stored: Path) -> None:
@@ -94,11 +96,11 @@ def measure(session: Session) -> list[Row | Omission]:
     """Time and memory are read in different uploads: reading memory takes time."""
     size = 8 if session.quick else 100
     file = _File.make(session.folder / "large.wasm", size * _MIB)
-    with session.deployment() as deployment, session.client(deployment) as client, client.keep() as (keep, _):
+    with session.deployment() as deployment, session.client(deployment) as client, client.keep() as (keep, connection):
         if keep.pid is None:
             raise RuntimeError("a keep that is ready has no process")
         home, server = Home(deployment.home), keep.pid
-        uploads = _Uploads(file, home.operator, keep, session.folder)
+        uploads = _Uploads(file, home.operator, keep, connection, session.folder)
         rows = _against_nginx(session, home, client.manager.ca, uploads, size)
         whole = [_growth(lambda: tree(server), uploads.to_files) for _ in range(session.rounds)]
         server_only = [_growth(lambda: [server], uploads.to_workload) for _ in range(session.rounds)]

@@ -21,6 +21,7 @@ from keep_client.errors import (
     PeerRefusedError,
     ProblemError,
     ProtocolError,
+    RuntimeBuildError,
     SpecMismatchError,
 )
 from keep_client.following import follow_run
@@ -55,6 +56,7 @@ __all__ = [
     "PeerRefusedError",
     "ProblemError",
     "ProtocolError",
+    "RuntimeBuildError",
     "SealedData",
     "Source",
     "SpecMismatchError",

@@ -97,3 +97,7 @@ class ProtocolError(KeepClientError):
 
 class SpecMismatchError(ProtocolError):
     """The manager made a keep from another spec than the one it was given."""
+
+
+class RuntimeBuildError(KeepClientError):
+    """What runs Python source in a keep could not be made here."""

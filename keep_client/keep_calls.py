@@ -22,6 +22,7 @@ from keep_client.calls import (
 from keep_client.errors import InvalidArgumentError, NotAFileError, NotAFolderError, ProtocolError
 from keep_client.sources import Source
 from keep_protocol.keep_api import (
+    PYTHON_MEDIA_TYPE,
     WASM_MEDIA_TYPE,
     CallRequest,
     CallResult,
@@ -33,6 +34,7 @@ from keep_protocol.keep_api import (
     RunRequest,
     WorkloadInfo,
 )
+from keep_protocol.python_source import python_digest
 from keep_protocol.states import FileArea
 from keep_protocol.workload_configuration import (
     ConfigurationInfo,
@@ -67,18 +69,29 @@ def workload() -> Call[WorkloadInfo]:
 
 def load_workload(source: Source) -> Call[WorkloadInfo]:
     """`PUT /v1/workload`; the answer must name the digest of what was sent."""
+    return _load("/v1/workload", WASM_MEDIA_TYPE, source, source.decoded_digest.hex())
+
+
+def load_python(source: Source, runtime: Source) -> Call[WorkloadInfo]:
+    """`PUT /v1/workload` of Python source; the answer must name the digest of it and of its runtime."""
+    digest = runtime.decoded_digest.hex()
+    wanted = python_digest(digest, source.decoded_digest.hex())
+    return _load(f"/v1/workload?runtime={digest}", PYTHON_MEDIA_TYPE, source, wanted)
+
+
+def _load(target: str, media_type: str, source: Source, digest: str) -> Call[WorkloadInfo]:
     decode = expect_json(WorkloadInfo)
 
     def check(head: Head, body: bytes) -> WorkloadInfo:
         info = decode(head, body)
-        if info.digest != source.digest.hex():
-            raise ProtocolError(f"the keep loaded {info.digest!a}, sent was {source.digest.hex()}")
+        if info.digest != digest:
+            raise ProtocolError(f"the keep loaded {info.digest!a}, sent was {digest}")
         return info
 
     request = Request(
         "PUT",
-        "/v1/workload",
-        headers={"content-type": WASM_MEDIA_TYPE, **source.headers},
+        target,
+        headers={"content-type": media_type, **source.headers},
         read_timeout=LOAD_TIMEOUT,
         repeatable=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,9 +11,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from keep_client.errors import InvalidArgumentError
+from keep_protocol import libzstd
 from keep_protocol.digests import content_digest
 
 CHUNK = 256 * 1024
+
+CODINGS = ("gzip", "zstd")
+"""In which a workload may be sent."""
 
 Progress = Callable[[int], None]
 """Gets the bytes sent so far, after every chunk; a second attempt starts at 0 again."""
@@ -26,6 +31,10 @@ class Source:
     size: int
     digest: bytes
     name: str
+    coding: str | None = None
+    """Its Content-Encoding."""
+    content_digest: bytes | None = None
+    """SHA-256 of what it is decoded to, if it has a coding."""
 
     @classmethod
     def from_file(cls, path: Path) -> Source:
@@ -45,10 +54,28 @@ class Source:
         """Bytes in memory."""
         return cls(lambda: io.BytesIO(data), len(data), hashlib.sha256(data).digest(), "the upload")
 
+    def compressed(self, coding: str) -> Source:
+        """The same for uploads of workloads, coded as `gzip` or `zstd`; held in memory.
+
+        Raises `InvalidArgumentError`.
+        """
+        with self.open() as file:
+            content = file.read()
+        data = _compress(content, coding)
+        return Source(
+            lambda: io.BytesIO(data), len(data), hashlib.sha256(data).digest(), self.name, coding, self.digest
+        )
+
+    @property
+    def decoded_digest(self) -> bytes:
+        """SHA-256 of the content, whether or not that is compressed."""
+        return self.content_digest or self.digest
+
     @property
     def headers(self) -> dict[str, str]:
         """The header fields that announce it."""
-        return {"content-length": str(self.size), "content-digest": content_digest(self.digest)}
+        coding = {} if self.coding is None else {"content-encoding": self.coding}
+        return {"content-length": str(self.size), "content-digest": content_digest(self.digest), **coding}
 
     def chunks(self, progress: Progress | None = None) -> Iterator[bytes]:
         """Its bytes. Raises `InvalidArgumentError` when the file has become shorter since."""
@@ -78,3 +105,14 @@ def as_source(data: Path | bytes | Source) -> Source:
             return Source.from_bytes(data)
         case Path():
             return Source.from_file(data)
+
+
+def _compress(content: bytes, coding: str) -> bytes:
+    if coding == "gzip":
+        return gzip.compress(content, mtime=0)
+    if coding != "zstd":
+        raise InvalidArgumentError(f"{coding!r} is no coding of uploads: there are {', '.join(CODINGS)}")
+    try:
+        return libzstd.compress(content)
+    except libzstd.ZstdUnavailableError as error:
+        raise InvalidArgumentError(f"{error}: use gzip") from None

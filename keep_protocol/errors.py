@@ -70,6 +70,7 @@ class ErrorCode(StrEnum):
     HTTP_TIMEOUT = "http-timeout"
     HTTP_LOST = "http-lost"
     RESULT_TOO_LARGE = "result-too-large"
+    RUNTIME_NOT_FOUND = "runtime-not-found"
     RUN_NOT_FOUND = "run-not-found"
     RUN_STATE_CONFLICT = "run-state-conflict"
     STDIN_CONFLICT = "stdin-conflict"
@@ -158,6 +159,7 @@ _STATUS = {
     ErrorCode.HTTP_TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT,
     ErrorCode.HTTP_LOST: HTTPStatus.BAD_GATEWAY,
     ErrorCode.RESULT_TOO_LARGE: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.RUNTIME_NOT_FOUND: HTTPStatus.CONFLICT,
     ErrorCode.RUN_NOT_FOUND: HTTPStatus.NOT_FOUND,
     ErrorCode.RUN_STATE_CONFLICT: HTTPStatus.CONFLICT,
     ErrorCode.STDIN_CONFLICT: HTTPStatus.CONFLICT,

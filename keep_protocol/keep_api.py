@@ -62,6 +62,7 @@ class WorkloadDescription(msgspec.Struct, frozen=True, omit_defaults=True):
 class WorkloadInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a keep has loaded. `digest` is the SHA-256 of the upload in hex, `size` its bytes.
 
+    Of Python source, `runtime` is the digest of what runs it, and `digest` names both (`python_source`).
     The rest is as in `WorkloadDescription`; `GET /v1/status` leaves the lists out.
     """
 
@@ -75,6 +76,7 @@ class WorkloadInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     problems: tuple[str, ...] = ()
     imports_omitted: int = 0
     exports_omitted: int = 0
+    runtime: str | None = None
 
 
 class CallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

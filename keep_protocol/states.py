@@ -48,6 +48,8 @@ class WorkloadKind(StrEnum):
     """A component of world `wasi:http/proxy`."""
     COMPONENT = "component"
     """A component of any other world; its functions are called."""
+    PYTHON = "python"
+    """Python source, run by a component that is a Python runtime."""
 
     @property
     def is_component(self) -> bool:
@@ -57,7 +59,7 @@ class WorkloadKind(StrEnum):
     @property
     def is_command(self) -> bool:
         """Whether it can be run, and not only called."""
-        return self in {WorkloadKind.COMMAND, WorkloadKind.COMPONENT_COMMAND}
+        return self in {WorkloadKind.COMMAND, WorkloadKind.COMPONENT_COMMAND, WorkloadKind.PYTHON}
 
 
 class RunState(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import select
@@ -39,6 +40,7 @@ from tests.unit.app_loader.serving import PATIENCE, Answer, Wire
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"
+SHOUT = (EXAMPLES / "shout" / "shout.wasm").read_bytes()
 ALICE = "spiffe://example.org/user/alice"
 BOB = "spiffe://example.org/user/bob"
 WASM = "application/wasm"
@@ -201,10 +203,29 @@ def test_status_leaves_out_what_the_workload_imports_and_exports(keep: KeepProce
     assert (status.workload.kind, status.workload.exports) == ("component", ())
 
 
-def test_python_source_is_refused_by_name(keep: KeepProcess) -> None:
-    refused = keep.connect(keep.owner).ask("PUT", "/v1/workload", b"print(1)", content_type="text/x-python")
-    assert (refused.status, refused.problem.code) == (415, "media-type-unsupported")
-    assert "Python source" in refused.problem.detail
+def test_python_source_comes_with_what_runs_it(keep: KeepProcess) -> None:
+    owner = keep.connect(keep.owner)
+    refused = owner.ask("PUT", "/v1/workload", b"print(1)", content_type="text/x-python")
+    assert (refused.status, refused.problem.code, refused.problem.field) == (422, "field-invalid", "runtime")
+    refused = owner.ask("PUT", f"/v1/workload?runtime={'0' * 64}", b"print(1)", content_type="text/x-python")
+    assert (refused.status, refused.problem.code) == (409, "runtime-not-found")
+    runtime = hashlib.sha256(SHOUT).hexdigest()
+    keep.load("shout")
+    loaded = owner.ask("PUT", f"/v1/workload?runtime={runtime}", b"print(1)", content_type="text/x-python")
+    info = msgspec.json.decode(loaded.body, type=WorkloadInfo)
+    named = f"wasmkeep-python\n{runtime}\n{hashlib.sha256(b'print(1)').hexdigest()}\n"
+    assert (info.kind, info.runtime, info.size) == ("python", runtime, 8)
+    assert info.digest == hashlib.sha256(named.encode()).hexdigest()
+
+
+def test_a_compressed_workload_is_loaded_as_what_it_is_decoded_to(keep: KeepProcess) -> None:
+    owner = keep.connect(keep.owner)
+    body = gzip.compress(SHOUT)
+    answered = owner.ask("PUT", "/v1/workload", body, content_type="application/wasm", content_encoding="gzip")
+    info = msgspec.json.decode(answered.body, type=WorkloadInfo)
+    assert info.digest == hashlib.sha256(SHOUT).hexdigest()
+    refused = owner.ask("PUT", "/v1/workload", body, content_type="application/wasm", content_encoding="br")
+    assert (refused.status, refused.headers["accept-encoding"]) == (415, "gzip, zstd")
 
 
 def test_a_run_that_is_not_waited_for_is_accepted_and_outlives_its_client(keep: KeepProcess) -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from app_loader.compilation import CompileLimits
-from app_loader.workload import StoredWorkload
+from app_loader.workload_record import StoredWorkload, WorkloadRecord
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import RunRequest
 from keep_protocol.states import ExitReason, WorkloadState
@@ -45,7 +45,7 @@ async def runs_the_first(keep: Execution) -> bool:
 
 
 def stored(state: Path) -> StoredWorkload:
-    return msgspec.json.decode((state / "workload/workload.json").read_bytes(), type=StoredWorkload)
+    return msgspec.json.decode((state / "workload/workload.json").read_bytes(), type=WorkloadRecord).current
 
 
 def names(state: Path) -> set[str]:

@@ -1,0 +1,89 @@
+"""`workload.json`: which files are the workload, and which modules of earlier ones are kept compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from keep_protocol.keep_api import WorkloadDescription
+from keep_protocol.python_source import python_digest
+from keep_protocol.states import WorkloadKind
+
+RECORD: Final = "workload.json"
+
+_KEPT: Final = 4
+"""Modules that are kept compiled, the workload's among them."""
+_KEPT_SIZES: Final = 2
+"""How many times the spec's limit of one upload they may be together."""
+
+
+class StoredSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Python source, in the file `<name>.py`."""
+
+    name: str
+    digest: str
+    size: int
+
+
+class StoredWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A module and, where it is a runtime for one, the program that it runs."""
+
+    name: str
+    """Of the files `<name>.wasm` and `<name>.cwasm` beside the record."""
+    digest: str
+    """SHA-256 of the upload, in hex."""
+    size: int
+    compiled_digest: str
+    loaded_at: str
+    description: WorkloadDescription
+    python: StoredSource | None = None
+
+    @property
+    def files(self) -> set[str]:
+        """Names of all files that it needs."""
+        source = set() if self.python is None else {f"{self.python.name}.py"}
+        return {f"{self.name}.wasm", f"{self.name}.cwasm"} | source
+
+    @property
+    def kind(self) -> WorkloadKind:
+        """What its users see."""
+        return self.description.kind if self.python is None else WorkloadKind.PYTHON
+
+    @property
+    def identity(self) -> str:
+        """The digest that evidence names: of the upload; of Python source, together with what runs it."""
+        return self.digest if self.python is None else python_digest(self.digest, self.python.digest)
+
+
+class WorkloadRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Replacing this file is the switch to another workload."""
+
+    current: StoredWorkload
+    recent: tuple[StoredWorkload, ...] = ()
+
+
+class LoadedModule(msgspec.Struct, frozen=True):
+    """A module that the runner has mapped. `digest` is the workload's, `source` what it is to run."""
+
+    name: str
+    digest: str
+    kind: WorkloadKind
+    source: str | None = None
+
+
+def recent_modules(current: StoredWorkload, known: Iterable[StoredWorkload], limit: int) -> tuple[StoredWorkload, ...]:
+    """Which of the modules that are `known`, the latest first, are kept beside the `current` one.
+
+    `limit` is that of one upload, in bytes.
+    """
+    kept: list[StoredWorkload] = []
+    size = current.size
+    for each in known:
+        if each.digest == current.digest or len(kept) == _KEPT - 1:
+            continue
+        size += each.size
+        if size <= _KEPT_SIZES * limit:
+            kept.append(msgspec.structs.replace(each, python=None))
+    return tuple(kept)
