@@ -16,12 +16,13 @@ from keep_client.async_channel import AsyncBodyFactory, AsyncChannel
 from keep_client.calls import Call, StreamCall, T
 from keep_client.connections import KeepPeer, connections_to
 from keep_client.credentials import Credentials
-from keep_client.errors import ConnectionFailedError, IdentityRefusedError, KeyMismatchError
+from keep_client.errors import ConnectionFailedError, IdentityRefusedError, KeyMismatchError, ProblemError
 from keep_client.keep_calls import OutputStream
 from keep_client.pins import KeepPin
 from keep_client.secret_calls import SealedData, UnsealedData
 from keep_client.sources import Progress, Source, as_source
 from keep_client.workload_http import AsyncWorkloadResponse, ask_workload_async
+from keep_protocol.errors import ErrorCode
 from keep_protocol.keep_api import FileList, FileStored, KeepStatus, Run, RunList, RunRequest, WorkloadInfo
 from keep_protocol.manager_api import KeepRecord
 from keep_protocol.network_api import EgressExplanation, KeepEventList
@@ -104,6 +105,22 @@ class AsyncKeepClient:
         """Send and compile a workload in place of the one that is loaded."""
         source = as_source(wasm)
         return await self._call(keep_calls.load_workload(source), lambda: source.async_chunks(progress))
+
+    async def load_python(
+        self, program: Path | bytes | Source, runtime: Path | bytes | Source, *, progress: Progress | None = None
+    ) -> WorkloadInfo:
+        """Send Python source in place of the workload, and before it what runs it, unless the keep has that compiled.
+
+        `keep_client.python_runtime.build_runtime` makes a runtime.
+        """
+        source, component = as_source(program), as_source(runtime)
+        try:
+            return await self._call(keep_calls.load_python(source, component), lambda: source.async_chunks())
+        except ProblemError as problem:
+            if problem.code != ErrorCode.RUNTIME_NOT_FOUND:
+                raise
+        await self.load_workload(component, progress=progress)
+        return await self._call(keep_calls.load_python(source, component), lambda: source.async_chunks())
 
     async def remove_workload(self) -> None:
         """Leave the keep empty."""

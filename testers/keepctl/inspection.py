@@ -31,6 +31,7 @@ _MEANINGS = {
     WorkloadKind.MODULE: "a module whose functions are called: keepctl call",
     WorkloadKind.COMPONENT_COMMAND: "a component that is a command for WASI 0.2: keepctl run",
     WorkloadKind.HTTP_PROXY: "a component that answers HTTP requests",
+    WorkloadKind.PYTHON: "a program in Python, and a component that runs it: keepctl run",
     WorkloadKind.COMPONENT: "a component whose functions are called: keepctl call",
 }
 
@@ -97,7 +98,7 @@ def _inspect_keep(options: argparse.Namespace) -> int:
         return 0
     if info.digest is None or info.size is None:
         raise InvalidArgumentError(f"the keep {options.subject} has no workload loaded: it is {info.state}")
-    _show(info.digest, info.size, _described(info), port)
+    _show(info.digest, info.size, _described(info), port, info.runtime)
     return 0
 
 
@@ -116,9 +117,17 @@ def _port(port: HttpPortStatus | None) -> str | None:
     return f"{port.port}, {whom}: {'open' if port.listening else f'not open, {port.problem}'}"
 
 
-def _show(digest: str, size: int, described: WorkloadDescription | None, port: HttpPortStatus | None = None) -> None:
+def _show(
+    digest: str,
+    size: int,
+    described: WorkloadDescription | None,
+    port: HttpPortStatus | None = None,
+    runtime: str | None = None,
+) -> None:
     kind = None if described is None else f"{described.kind}: {_MEANINGS[described.kind]}"
-    show_fields({"kind": kind, "size": size_text(size), "sha-256": digest, "http port": _port(port)})
+    show_fields(
+        {"kind": kind, "size": size_text(size), "sha-256": digest, "runtime": runtime, "http port": _port(port)}
+    )
     if described is None:
         return
     if described.imports:

@@ -21,7 +21,6 @@ from keep_client import (
     ManagerClient,
     ProblemError,
     ProtocolError,
-    Source,
     connect_keep,
     follow_run,
     new_spec,
@@ -65,7 +64,7 @@ from testers.keepctl.specification import (
 from testers.keepctl.streams import STDERR, STDIN, STDOUT, file_chunks, read_chunks, write_all
 from testers.keepctl.temporary_keep import temporary_keep
 from testers.keepctl.trust_store import policy_from_file
-from testers.keepctl.workloads import load
+from testers.keepctl.uploads import Upload, add_upload_options, upload_of
 
 if TYPE_CHECKING:
     from testers.keepctl.command import Subparsers
@@ -79,6 +78,9 @@ CLOSED_PIPE = 141
 _DETAILS = """\
 Without --keep a keep is made, used and removed again, also on Ctrl-C. With --keep the file is loaded unless the keep
 has loaded just that file already. Standard output and standard error of the guest are passed through as they come.
+
+FILE.py is run by CPython as a component, which is made here the first time (some 15 s) and compiled by each keep once
+(some 10 s): use --keep for more than one run. docs/python.md says what there is of Python.
 
 Guests see /input (read-only), /output and /data. --dir sends a local folder and shows it at GUEST, which may be / or a
 relative name. With --dir or --no-folders, /input, /output and /data are there only if --put or --get name them. What
@@ -100,7 +102,7 @@ With --json the output is not passed through: one document with the run and, in 
 class Job:
     """All that the command line asks for, checked before a keep is made."""
 
-    wasm: Source
+    upload: Upload
     configured: ConfigurationFile | None
     request: RunRequest
     folders: tuple[tuple[Location, list[Entry]], ...]
@@ -120,10 +122,11 @@ def register(subparsers: Subparsers) -> None:
     run = add_command(
         subparsers,
         "run",
-        "run a .wasm in a keep and exit as it does",
+        "run a .wasm, or a program in Python, in a keep and exit as it does",
         _run,
         examples=(
             "keepctl run hello.wasm",
+            "keepctl run report.py --put sales.csv:/input/sales.csv",
             "keepctl run wordcount.wasm --put text.txt:/input/text.txt -- /input/text.txt",
             "cat data | keepctl run echo.wasm --stdin - --timeout 30s --memory 64M",
             "keepctl run build.wasm --dir src:/src:ro --dir out:/out --get /out/result:result",
@@ -133,7 +136,7 @@ def register(subparsers: Subparsers) -> None:
         ),
         details=_DETAILS,
     )
-    run.add_argument("file", metavar="FILE.wasm", type=Path)
+    run.add_argument("file", metavar="FILE.wasm|FILE.py", type=Path)
     run.add_argument("--keep", metavar="KEEP", help="id or name of a keep (default: make one for this run)")
     add_configuration_option(run)
     run.add_argument("--arg", metavar="A", action="append", default=[], help="an argument; before those after --")
@@ -158,10 +161,11 @@ def register(subparsers: Subparsers) -> None:
     )
     run.add_argument("--memory", metavar="SIZE", type=size, help="memory of the guest, such as 64M")
     run.add_argument("--timeout", metavar="TIME", type=duration, help="time for the run, such as 30s")
+    add_upload_options(run)
     add_evidence_options(run)
     add_network_options(run)
     # The guest's own arguments are split off before parsing: argparse would take them for ours.
-    run.usage = "%(prog)s [options] FILE.wasm [-- ARGUMENT...]"
+    run.usage = "%(prog)s [options] FILE.wasm|FILE.py [-- ARGUMENT...]"
     run.set_defaults(failure=FAILED)
 
 
@@ -195,7 +199,7 @@ def _run_interruptibly(options: argparse.Namespace) -> int:
 
 
 def _job(options: argparse.Namespace) -> Job:
-    wasm = Source.from_file(options.file)
+    upload = upload_of(options)
     configured = None if options.config is None else open_configuration(options.config)
     if options.stdin not in (None, "-") and not Path(options.stdin).exists():
         raise InvalidArgumentError(f"{options.stdin} does not exist: --stdin takes a file, or -")
@@ -210,7 +214,7 @@ def _job(options: argparse.Namespace) -> Job:
         if not folder.local.is_dir():
             raise InvalidArgumentError(f"{folder.local} is no folder: --dir takes one, --put takes files")
     return Job(
-        wasm=wasm,
+        upload=upload,
         configured=configured,
         request=RunRequest(
             args=(*options.arg, *options.guest_args) or None,
@@ -291,8 +295,8 @@ def _work(keep: KeepClient, job: Job, *, json: bool) -> int:
         # First, so that what the keep refuses of it costs no upload.
         keep.configure(job.configured.configuration)
     loaded = keep.workload()
-    if loaded.state is not WorkloadState.LOADED or loaded.digest != job.wasm.digest.hex():
-        load(keep, job.wasm)
+    if loaded.state is not WorkloadState.LOADED or loaded.digest != job.upload.digest:
+        job.upload.load(keep)
     for place, entries in job.folders:
         _clear(keep, place)
         send(keep, entries, place)

@@ -6,16 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keep_client import KeepClient, Source
 from keep_client.keep_calls import OutputStream
-from keep_protocol.keep_api import Run, WorkloadInfo
+from keep_protocol.keep_api import Run
 from testers.deployment import Deployment, printable
 from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.configurations import add_configuration_option, open_configuration
 from testers.keepctl.connecting import open_keep
-from testers.keepctl.console import run_document, say, show_json, show_table, upload_bar
+from testers.keepctl.console import run_document, say, show_json, show_table
 from testers.keepctl.quantities import size_text
 from testers.keepctl.streams import STDOUT, write_all
+from testers.keepctl.uploads import add_upload_options, upload_of
 
 if TYPE_CHECKING:
     from testers.keepctl.command import Subparsers
@@ -26,15 +26,20 @@ def register(subparsers: Subparsers) -> None:
     load = add_command(
         subparsers,
         "load",
-        "send a .wasm to a keep and compile it there",
+        "send a .wasm, or a program in Python, to a keep",
         _load,
-        examples=("keepctl load prices hello.wasm", "keepctl load prices server.wasm --config Keep.toml"),
+        examples=(
+            "keepctl load prices hello.wasm",
+            "keepctl load prices server.wasm --config Keep.toml --compress zstd",
+            "keepctl load prices report.py",
+        ),
         details="What was loaded before is replaced, and /output is emptied.",
     )
     load.add_argument("keep", metavar="KEEP", help="id or name")
     add_policy_option(load)
-    load.add_argument("file", metavar="FILE.wasm", type=Path)
+    load.add_argument("file", metavar="FILE.wasm|FILE.py", type=Path)
     add_configuration_option(load)
+    add_upload_options(load)
     runs = add_command(
         subparsers,
         "runs",
@@ -58,14 +63,8 @@ def register(subparsers: Subparsers) -> None:
     output.add_argument("--follow", "-f", action="store_true", help="go on until the run has exited")
 
 
-def load(keep: KeepClient, source: Source) -> WorkloadInfo:
-    """Send a workload, with a progress bar for a large one."""
-    with upload_bar(Path(source.name).name, source.size) as progress:
-        return keep.load_workload(source, progress=progress)
-
-
 def _load(options: argparse.Namespace) -> int:
-    source = Source.from_file(options.file)
+    upload = upload_of(options)
     configured = None if options.config is None else open_configuration(options.config)
     deployment = Deployment.from_options(options)
     with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
@@ -75,13 +74,13 @@ def _load(options: argparse.Namespace) -> int:
         if configured is not None and first:
             # So what the keep refuses of it costs no upload.
             keep.configure(configured.configuration)
-        info = load(keep, source)
+        info = upload.load(keep)
         if configured is not None and not first:
             keep.configure(configured.configuration)
     if options.json:
         show_json(info)
     else:
-        print(f"sha-256 {source.digest.hex()}  {size_text(source.size)}  {info.state}")
+        print(f"sha-256 {upload.digest}  {size_text(upload.source.size)}  {info.state}")
         for problem in info.problems:
             say(f"note: {printable(problem)}")
     return 0

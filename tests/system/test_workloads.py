@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from keep_client.python_runtime.building import build_runtime
 from tests.system.deployment import Deployment, example
 
 AREA = "wasmkeep:geometry/figures@1.0.0#area"
@@ -20,6 +21,19 @@ def test_a_component_is_run_with_input_environment_and_folders(deployment: Deplo
     assert got.read_text() == "HELLO COMPONENT"
     failed = deployment.keepctl("run", shout, "--", "/input/not-writable", check=False)
     assert failed.returncode == 1
+
+
+def test_python_source_is_run_as_it_is(deployment: Deployment, tmp_path: Path) -> None:
+    runtime = build_runtime(tmp_path / "cache")
+    (program := tmp_path / "app.py").write_text("import sys\nprint(sys.argv, input())\nsys.exit(5)\n")
+    (text := tmp_path / "text").write_text("a line\n")
+    keep = deployment.create()["id"]
+    options = ("--keep", keep, "--python-runtime", str(runtime), "--compress", "gzip", "--stdin", str(text))
+    for _ in range(2):
+        ran = deployment.keepctl("run", str(program), *options, "--", "x", check=False)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (5, "['app.py', 'x'] a line\n", "")
+    assert deployment.json("inspect", keep)["kind"] == "python"
+    deployment.keepctl("rm", keep)
 
 
 def test_functions_of_modules_and_components_are_inspected_and_called(deployment: Deployment) -> None:
