@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from app_loader import guest
+from app_loader.process_usage import usage_of
 from app_loader.runner_messages import Ended
 
 _LESS_THAN_SERVER = 200
@@ -97,12 +98,13 @@ class Children:
         name = self._names.pop(pid)
         self._poll.unregister(descriptor)
         os.close(descriptor)
-        _, status = os.waitpid(pid, 0)
+        _, status, used = os.wait4(pid, 0)
         if name is None:
             return None
         del self._pids[name]
         code = os.waitstatus_to_exitcode(status)
-        return Ended(name, code=code) if code >= 0 else Ended(name, signal=-code)
+        usage = usage_of(used)
+        return Ended(name, code=code, usage=usage) if code >= 0 else Ended(name, signal=-code, usage=usage)
 
     def _be_child(self, work: Callable[[], None], private: Iterable[int]) -> NoReturn:
         status = 1

@@ -12,12 +12,13 @@ import msgspec
 
 from app_loader.errors import RunnerDiedError
 from app_loader.oom import OomKills
+from app_loader.process_usage import live_usage
 from app_loader.runner import Runner
-from app_loader.runner_messages import Assignment, Ended, Report, Start
+from app_loader.runner_messages import Assignment, Ended, ProcessUsage, Report, Start
 from app_loader.spool import Spool
 from app_loader.standard_input import StandardInput
 from app_loader.storage import PLAIN, Storage
-from keep_protocol.keep_api import RunExit
+from keep_protocol.keep_api import RunExit, RunUsage
 from keep_protocol.states import ExitReason
 from keep_protocol.strict_json import decode_strictly
 
@@ -52,11 +53,27 @@ class Execution:
         self._room = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._over = False
+        self._began: float | None = None
+        self._wall = 0.0
+        self._used: ProcessUsage | None = None
 
     @property
     def pid(self) -> int | None:
         """Of the run's process, while it lives."""
         return self._runner.pids.get(self.run_id)
+
+    @property
+    def usage(self) -> RunUsage | None:
+        """What it has used so far, or in all; None before it has begun."""
+        if self._began is None:
+            return None
+        if not self._over:
+            self._wall = asyncio.get_running_loop().time() - self._began
+            if (pid := self.pid) is not None:
+                self._used = live_usage(pid) or self._used
+        used = self._used or ProcessUsage(0.0, 0)
+        output = sum(spool.size for spool in self.outputs.values())
+        return RunUsage(round(self._wall, 6), round(used.cpu, 6), used.memory, self.stdin.size, output)
 
     @property
     def verdict(self) -> RunExit | None:
@@ -92,6 +109,7 @@ class Execution:
         theirs.append(writer)
         loop.add_reader(self._report, self._take_report)
         self._room = output
+        self._began = loop.time()
         self._deadline = loop.call_later(timeout, self._expire, timeout)
         try:
             self._runner.spawn(Start(self.run_id, module, assignment.shimmed), (*theirs, *folders), self._ended)
@@ -161,6 +179,7 @@ class Execution:
 
     def _reported(self, report: Report) -> None:
         """The guest has ended by itself. It closed its outputs before, so they are read to their ends here."""
+        self._used = report.usage
         self._drain()
         if self._verdict is not None and self._verdict.reason == ExitReason.OUTPUT_LIMIT:
             self._finish(self._verdict)
@@ -183,6 +202,7 @@ class Execution:
             self._take_report()
         if self._over:
             return
+        self._used = event.usage or self._used
         self._drain()
         self._finish(self._verdict or self._explain(event))
 
@@ -203,6 +223,8 @@ class Execution:
 
     def _finish(self, ending: RunExit) -> None:
         self._over = True
+        if self._began is not None:
+            self._wall = asyncio.get_running_loop().time() - self._began
         if self._deadline is not None:
             self._deadline.cancel()
         for reader in tuple(self._streams):

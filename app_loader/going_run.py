@@ -31,7 +31,9 @@ class GoingRun(msgspec.Struct):
     def current(self) -> Run:
         """Its record as of now."""
         outputs = self.execution.outputs
-        return msgspec.structs.replace(self.run, stdout=outputs["stdout"].size, stderr=outputs["stderr"].size)
+        return msgspec.structs.replace(
+            self.run, stdout=outputs["stdout"].size, stderr=outputs["stderr"].size, usage=self.execution.usage
+        )
 
     def take_sockets(self) -> tuple[int, ...]:
         """Its descriptors for its process, none if it has none; they become the caller's."""

@@ -17,6 +17,7 @@ from app_loader.confinement import confine_to_folders, confine_to_itself
 from app_loader.engine import Engine, strings
 from app_loader.errors import AppLoaderError, EngineError
 from app_loader.kernel import die_with, set_name
+from app_loader.process_usage import own_usage
 from app_loader.program import Program
 from app_loader.runner_messages import (
     MAX_DESCRIPTORS,
@@ -76,6 +77,7 @@ def run(engine: Engine, program: Program, descriptors: list[int], shim_modules: 
     `descriptors` are those of `Start`. The other descriptors that are open are wasmtime's.
     """
     memfd, stdin, stdout, stderr, report_pipe, *others = descriptors
+    before = own_usage().cpu
     try:
         assignment = _read_assignment(memfd)
         folders, sockets = others[: len(assignment.mounts)], others[len(assignment.mounts) :]
@@ -95,7 +97,7 @@ def run(engine: Engine, program: Program, descriptors: list[int], shim_modules: 
     os.close(1)
     os.close(2)
     with contextlib.suppress(BrokenPipeError):
-        os.write(report_pipe, _encoded(report))
+        os.write(report_pipe, _encoded(msgspec.structs.replace(report, usage=own_usage(before))))
     os.close(report_pipe)
 
 

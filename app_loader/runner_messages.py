@@ -174,6 +174,13 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     pid: int
 
 
+class ProcessUsage(msgspec.Struct, frozen=True):
+    """Seconds of processor time, and bytes of resident memory at the peak."""
+
+    cpu: float
+    memory: int
+
+
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """A child is gone and reaped: by `signal`, or with `code`; `error` when it could not even be forked."""
 
@@ -181,6 +188,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     code: int | None = None
     signal: int | None = None
     error: str | None = None
+    usage: ProcessUsage | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -200,6 +208,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     trap: str | None = None
     message: str | None = None
     backtrace: tuple[str, ...] = ()
+    usage: ProcessUsage | None = None
 
 
 class CompileReport(msgspec.Struct, frozen=True, omit_defaults=True):

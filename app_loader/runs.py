@@ -356,15 +356,7 @@ class Runs:
         self._conclude(going, ending)
 
     def _conclude(self, going: GoingRun, ending: RunExit) -> None:
-        outputs = going.execution.outputs
-        going.run = msgspec.structs.replace(
-            going.run,
-            state=RunState.EXITED,
-            exit=ending,
-            ended_at=now(),
-            stdout=outputs["stdout"].size,
-            stderr=outputs["stderr"].size,
-        )
+        going.run = msgspec.structs.replace(going.current, state=RunState.EXITED, exit=ending, ended_at=now())
         del self._going[going.run.id]
         self._ended[going.run.id] = going.run
         # When the runner dies, so does the keep: its next life reads that the run was going and acts on it.

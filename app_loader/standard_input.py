@@ -29,11 +29,14 @@ class StandardInput:
 
     def __init__(self, stdin: Input) -> None:
         self._streamed = stdin == "stream"
+        self.size = 0
+        """Bytes that were given so far."""
         self._fed = False
         self._writer = -1
         self._writable: asyncio.Future[None] | None = None
         content = given_input(stdin)
         if content is not None:
+            self.size = len(content)
             self._reader = _sealed(content)
         elif self._streamed:
             self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
@@ -81,7 +84,9 @@ class StandardInput:
             if self._writer < 0:
                 return False
             try:
-                content = content[os.write(self._writer, content) :]
+                written = os.write(self._writer, content)
+                self.size += written
+                content = content[written:]
             except BlockingIOError:
                 await self._room()
             except BrokenPipeError:

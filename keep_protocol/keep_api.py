@@ -199,6 +199,21 @@ class RunExit(msgspec.Struct, frozen=True, omit_defaults=True):
     backtrace: tuple[str, ...] = ()
 
 
+class RunUsage(msgspec.Struct, frozen=True):
+    """What a run has used so far, or in all. Times in seconds, sizes in bytes."""
+
+    wall: float
+    """From the start of its process on."""
+    cpu: float
+    """Processor time, in user mode and in the kernel."""
+    memory: int
+    """The most resident memory that its process had; some 20 MiB of it are not the guest's."""
+    stdin: int
+    """What it was sent."""
+    output: int
+    """Of standard output and standard error, what was kept."""
+
+
 class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run's record. `stdout` and `stderr` count the bytes that can be fetched."""
 
@@ -212,6 +227,8 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_at: str | None = None
     stdout: int = 0
     stderr: int = 0
+    usage: RunUsage | None = None
+    """None of a run that has not begun, or that a restart of the keep interrupted."""
 
 
 class RunList(msgspec.Struct, frozen=True):

@@ -49,7 +49,10 @@ def show_json_line(value: Any) -> None:
 
 def run_document(run: Run) -> dict[str, Any]:
     """A run for machines: fields that the wire leaves out are null here."""
-    return msgspec.structs.asdict(run) | {"exit": None if run.exit is None else msgspec.structs.asdict(run.exit)}
+    parts = {"exit": run.exit, "usage": run.usage}
+    return msgspec.structs.asdict(run) | {
+        name: None if part is None else msgspec.structs.asdict(part) for name, part in parts.items()
+    }
 
 
 def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

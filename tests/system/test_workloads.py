@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 from keep_client.python_runtime.building import build_runtime
-from tests.system.deployment import Deployment, example
+from tests.system.deployment import Deployment, eventually, example
 
 AREA = "wasmkeep:geometry/figures@1.0.0#area"
 
@@ -33,6 +34,29 @@ def test_python_source_is_run_as_it_is(deployment: Deployment, tmp_path: Path) -
         ran = deployment.keepctl("run", str(program), *options, "--", "x", check=False)
         assert (ran.returncode, ran.stdout, ran.stderr) == (5, "['app.py', 'x'] a line\n", "")
     assert deployment.json("inspect", keep)["kind"] == "python"
+    deployment.keepctl("rm", keep)
+
+
+def test_what_a_run_uses_is_shown_while_it_goes_and_when_it_is_over(deployment: Deployment) -> None:
+    keep = deployment.create()["id"]
+    deployment.keepctl("load", keep, str(example("endless")))
+
+    def run() -> None:
+        deployment.keepctl("run", "--keep", keep, str(example("endless")), "--timeout", "8s", check=False)
+
+    def using() -> bool:
+        runs = deployment.json("top", keep, "--once")
+        return any(run["state"] == "running" and run["usage"]["cpu"] > 0 and run["usage"]["memory"] > 0 for run in runs)
+
+    running = threading.Thread(target=run)
+    running.start()
+    try:
+        eventually(using)
+    finally:
+        running.join()
+    (ended,) = deployment.json("top", keep, "--once")
+    assert (ended["exit"]["reason"], ended["usage"]["cpu"] > 0, ended["usage"]["wall"] >= 8) == ("timeout", True, True)
+    assert "timeout" in deployment.keepctl("top", keep, "--once").stdout
     deployment.keepctl("rm", keep)
 
 
