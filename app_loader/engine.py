@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from ctypes import byref, c_char_p, c_void_p
 from pathlib import Path
@@ -51,6 +52,8 @@ class Engine:
 
     def __init__(self, *, multi_memory: bool = True) -> None:
         wasmtime = library()
+        # The C API has no other way to ask for file and line in backtraces; read when a configuration is made.
+        os.environ["WASMTIME_BACKTRACE_DETAILS"] = "1"
         configuration = wasmtime.wasm_config_new()
         wasmtime.wasmtime_config_wasm_multi_memory_set(configuration, multi_memory)
         for feature in _FEATURES_OFF:

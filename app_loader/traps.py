@@ -20,6 +20,9 @@ from keep_protocol.states import ExitReason
 _MAX_FRAMES = 32
 _MAX_NAME = 128
 _MAX_MESSAGE = 4096
+_MAX_PLACE = 256
+_FRAME = re.compile(r"^\s*(\d+):\s+0x[0-9a-f]+ - ")
+_PLACE = re.compile(r"^\s+at (\S.*:\d+(?::\d+)?)$")
 _UNKNOWN_OFFSET = 2**64 - 1
 _NUMBERING = re.compile(r"^\d+: ")
 
@@ -80,6 +83,7 @@ def failure(error: int | None, trap: c_void_p, exit_code: int | None, *, full: b
         frames, message, name = _frames("wasmtime_error_wasm_trace", error), take_error(error or 0), None
         # Errors of components carry no code, but name the trap in words.
         name = next((trap_name for words, trap_name in _TRAP_WORDS if words in message), None)
+    frames = _with_places(frames, message)
     if full or _LIMIT_WORDS in message:
         return Report(ExitReason.MEMORY, trap=name, message=_cause(message), backtrace=frames)
     return Report(ExitReason.TRAP, trap=name, message=_cause(message), backtrace=frames)
@@ -104,6 +108,22 @@ def _cause(message: str) -> str:
     _, _, causes = message.rpartition("Caused by:")
     lines = (_NUMBERING.sub("", line.strip()) for line in causes.splitlines())
     return ": ".join(line for line in lines if line)[:_MAX_MESSAGE] or "wasmtime gave no reason"
+
+
+def _with_places(frames: tuple[str, ...], message: str) -> tuple[str, ...]:
+    """File, line and column behind each frame of a module that carries DWARF: only wasmtime's text has them.
+
+    Of functions that were inlined into each other, the innermost.
+    """
+    trace, _, _ = message.rpartition("Caused by:")
+    places: dict[int, str] = {}
+    index = -1
+    for line in trace.splitlines():
+        if numbered := _FRAME.match(line):
+            index = int(numbered[1])
+        elif place := _PLACE.match(line):
+            places.setdefault(index, place[1][:_MAX_PLACE])
+    return tuple(f"{frame} at {places[index]}" if index in places else frame for index, frame in enumerate(frames))
 
 
 def _frames(function: str, owner: int | None) -> tuple[str, ...]:

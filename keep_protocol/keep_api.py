@@ -190,7 +190,10 @@ class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunExit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a run ended. `code` is the guest's exit status with reason `code`, the trap's name in `trap`."""
+    """How a run ended. `code` is the guest's exit status with reason `code`, the trap's name in `trap`.
+
+    `backtrace` has frames as `MODULE!FUNCTION+OFFSET`, and ` at FILE:LINE:COLUMN` where the workload carries DWARF.
+    """
 
     reason: ExitReason
     code: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -21,6 +22,16 @@ from tests.unit.app_loader.execution_harness import (
     guest,
     wat,
 )
+
+
+def test_a_backtrace_has_file_and_line_where_the_module_carries_dwarf(tmp_path: Path) -> None:
+    async def scenario(keep: Execution) -> None:
+        await keep.load(guest("lines"))
+        backtrace = ending(await keep.run()).backtrace
+        assert re.fullmatch(r"main!divide\+0x[0-9a-f]+ at \./lines\.c:3:14", backtrace[0])
+        assert re.fullmatch(r"main!main\+0x[0-9a-f]+ at \./lines\.c:8:12", backtrace[1])
+
+    execute(tmp_path, scenario)
 
 
 @pytest.mark.parametrize("code", [0, 1, 125, 126, 200, 255, 256, 4294967295])
