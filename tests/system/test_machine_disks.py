@@ -16,28 +16,24 @@ import pytest
 from keep_image.manifest import INITRAMFS, KERNEL, MANIFEST
 from keep_loader.machine.disk import DISK_FILE
 from keep_protocol.spec import MiB
-from tests.system.deployment import BIN, Deployment, eventually, guest
-from tests.system.test_machines import BOOT, MEMORY, changed_image, create, is_ready_again, programs, serve
+from tests.system.conftest import bootable
+from tests.system.deployment import BIN, GUEST_MEMORY, Deployment, eventually, guest, running
+from tests.system.test_machines import BOOT, changed_image, create, is_ready_again, one_supervisor, programs
 from tests.system.test_secrets import folders_of
 
-# What is tried here is the machines', and every start costs much: one supervisor has to do.
-pytestmark = pytest.mark.parametrize("supervisor", ["private"], indirect=True)
+pytestmark = one_supervisor
 
 
 @pytest.fixture
 def image(guest_image: Path, tmp_path: Path) -> Path:
     """An image of this test's own."""
-    return Path(shutil.copytree(guest_image, tmp_path / "image"))
+    return Path(shutil.copytree(bootable(guest_image), tmp_path / "image"))
 
 
 @pytest.fixture
 def machines(supervisor: str, image: Path) -> Iterator[Deployment]:
-    with tempfile.TemporaryDirectory(prefix="wk") as home:
-        deployment = serve(Path(home) / "home", image, supervisor)
-        try:
-            yield deployment
-        finally:
-            deployment.down()
+    with tempfile.TemporaryDirectory(prefix="wk") as home, running(Path(home) / "home", supervisor, image) as new:
+        yield new
 
 
 def state_of(deployment: Deployment, keep: str) -> Path:
@@ -91,7 +87,7 @@ def test_a_measured_machine_opens_its_state_by_its_own_tpm_and_image_alone(
     tpm = state_of(machines, keep) / "tpm"
 
     def trust() -> None:
-        expected = ("--image", str(image), "--memory", MEMORY, "--allow-software-tpm", "--yes")
+        expected = ("--image", str(image), "--memory", GUEST_MEMORY, "--allow-software-tpm", "--yes")
         machines.keepctl("trust", keep, *expected)
 
     def refusal() -> str:

@@ -146,9 +146,12 @@ def test_a_machine_with_too_little_memory_is_refused(machine_deployment: Deploym
 
 @pytest.fixture
 def impostor_image(guest_image: Path, tmp_path: Path) -> Path:
+    return changed_image(guest_image, tmp_path / "impostor")
+
+
+def changed_image(image: Path, folder: Path) -> Path:
     """An image that boots, whose host has changed a byte of its initramfs and made its manifest agree."""
-    folder = tmp_path / "impostor"
-    shutil.copytree(guest_image, folder)
+    shutil.copytree(image, folder)
     content = with_a_changed_byte((folder / INITRAMFS).read_bytes())
     (folder / INITRAMFS).write_bytes(content)
     manifest = msgspec.structs.replace(load_manifest(folder), initramfs=described(INITRAMFS, content))

@@ -12,7 +12,7 @@ from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import Mount, RunRequest
 from keep_protocol.sealing_api import FILE_PURPOSE, Selector
 from keep_protocol.states import AtRest, FileArea
-from tests.unit.app_loader.at_rest.test_sealed_runs import CANARY, DATA, OTHER_KEY, SEALED, get, on_disk, put
+from tests.unit.app_loader.at_rest.sealed_keep import CANARY, DATA, OTHER_KEY, SEALED, get, on_disk, put
 from tests.unit.app_loader.execution_harness import SPINS, Execution, ending, execute, guest, refused, spec, wat
 
 MOUNT = Mount(guest="/sealed", area=FileArea.SEALED, writable=True)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from keep_client.specs import DEFAULT_LIMITS
 from keep_loader.errors import MachineError
 from keep_loader.machine.disk import DISK_FILE, open_disk
 from keep_protocol.machine import disk_size
-from keep_protocol.spec import MiB
+from keep_protocol.spec import DEFAULT_LIMITS, MiB
 
 MKE2FS = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin")
 SIZE = 64 * MiB
