@@ -89,5 +89,11 @@ class Keep:
         if self._network is None:
             from app_loader.network import Network
 
-            self._network = Network(self.spec.network, self.spec_digest, self._broker, self.events)
+            self._network = Network(
+                self.spec.network,
+                self.spec_digest,
+                self._broker,
+                self.events,
+                relayed=self.spec.backend.is_machine,
+            )
         return self._network

@@ -7,20 +7,16 @@ what is outside belongs to the host.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from app_loader.broker_exchange import Answered, ask
 from app_loader.errors import EgressDeniedError, HostUnreachableError, NetworkUnavailableError, PortTakenError
 from keep_protocol.broker import (
-    DEADLINE,
-    MAX_MESSAGE,
     PROTOCOL_VERSION,
     BrokerAnswer,
     BrokerOperation,
@@ -34,18 +30,12 @@ from keep_protocol.egress.targets import Target, target_of
 from keep_protocol.network_api import Decision
 from keep_protocol.network_policy import NetworkPolicy
 from keep_protocol.states import KeepEventKind
-from keep_protocol.strict_json import decode_strictly
 
 if TYPE_CHECKING:
     from app_loader.events import Events
 
 MAX_REQUESTS: Final = 32
 """At a time; further ones wait."""
-PATIENCE: Final = 5.0
-"""Seconds for a broker that is starting again to be there."""
-
-_PAUSE: Final = 0.05
-_NOT_THERE: Final = frozenset({errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN})
 _UNREACHABLE: Final = frozenset(
     {
         BrokerResult.NAME_NOT_FOUND,
@@ -56,21 +46,29 @@ _UNREACHABLE: Final = frozenset(
 )
 
 
-class _Answered(NamedTuple):
-    answer: BrokerAnswer
-    socket: socket.socket | None
-
-
 class Network:
     """What the spec lets a keep do on the network; every refusal becomes an event."""
 
-    def __init__(self, policy: NetworkPolicy, spec_digest: str, broker: Path | None, events: Events) -> None:
-        """`broker` is the path of the broker's socket; there is one when the spec names any network."""
+    def __init__(
+        self,
+        policy: NetworkPolicy,
+        spec_digest: str,
+        broker: Path | None,
+        events: Events,
+        *,
+        relayed: bool = False,
+    ) -> None:
+        """`broker` is the path of the broker's socket; there is one when the spec names any network.
+
+        `relayed`: it is outside of this machine, so that what it gives are ends of its connections, and who is at the
+        other end is known by its word alone.
+        """
         self._listen = frozenset(policy.listen)
         self._policy = EgressPolicy.of(policy.egress)
         self._spec_digest = spec_digest
         self._broker = broker
         self._events = events
+        self._relayed = relayed
         self._requests = asyncio.Semaphore(MAX_REQUESTS)
 
     async def connect(self, host: str, port: int, *, method: str | None = None) -> socket.socket:
@@ -84,7 +82,7 @@ class Network:
         answered = await self._ask(BrokerOperation.CONNECT, target.port, str(target.host), target.method)
         connection = self._socket(answered, target)
         try:
-            self._check_peer(connection, target)
+            self._check_peer(*self._peer(connection, answered.answer), target)
         except BaseException:
             connection.close()
             raise
@@ -132,15 +130,24 @@ class Network:
         if not decision.allowed:
             self._denied(target, decision.reason, decision.rule)
 
-    def _check_peer(self, connection: socket.socket, target: Target) -> None:
-        """Whatever the broker did: the other end is one that the policy lets this host have."""
+    def _peer(self, connection: socket.socket, answer: BrokerAnswer) -> tuple[Address, int | None]:
+        """Who is at the other end, and at which port if that is known."""
+        if self._relayed:
+            addresses = _addresses(answer)
+            if len(addresses) != 1 or connection.type != socket.SOCK_STREAM:
+                raise NetworkUnavailableError("the host does not say which address it connected to")
+            return addresses[0], None
         try:
             address, port = connection.getpeername()[:2]
-            peer = canonical_address(address.partition("%")[0])
+            return canonical_address(address.partition("%")[0]), port
         except (OSError, ValueError):
             raise NetworkUnavailableError("the broker sent a socket that is not connected by TCP") from None
-        if port != target.port or not (isinstance(target.host, str) or peer == target.host):
-            self._denied(target, f"the broker connected to {address} port {port}", None)
+
+    def _check_peer(self, peer: Address, port: int | None, target: Target) -> None:
+        """Whatever the broker did: the other end is one that the policy lets this host have."""
+        if port not in (None, target.port) or not (isinstance(target.host, str) or peer == target.host):
+            at = "" if port is None else f" port {port}"
+            self._denied(target, f"the broker connected to {peer}{at}", None)
         self._check(target, (peer,))
 
     def _denied(self, target: Target, reason: str, rule: str | None) -> None:
@@ -154,7 +161,7 @@ class Network:
         )
         raise EgressDeniedError(f"{target}: {reason}", rule=rule)
 
-    def _socket(self, answered: _Answered, target: Target | None) -> socket.socket:
+    def _socket(self, answered: Answered, target: Target | None) -> socket.socket:
         answer, received = answered
         if answer.result is BrokerResult.DENIED and target is not None:
             self._denied(target, answer.reason, answer.rule)
@@ -164,89 +171,14 @@ class Network:
             raise NetworkUnavailableError("the broker sent no socket")
         return received
 
-    async def _ask(self, operation: BrokerOperation, port: int, host: str = "", method: str | None = None) -> _Answered:
-        """The broker's answer; one that dies meanwhile is asked again when it is back."""
+    async def _ask(self, operation: BrokerOperation, port: int, host: str = "", method: str | None = None) -> Answered:
         request = msgspec.json.encode(
             BrokerRequest(PROTOCOL_VERSION, self._spec_digest, operation, port, host=host, method=method)
         )
+        if self._broker is None:
+            raise NetworkUnavailableError("this keep has no network broker")
         async with self._requests:
-            try:
-                async with asyncio.timeout(DEADLINE + PATIENCE):
-                    while True:
-                        if (answered := await self._exchange(request)) is not None:
-                            return answered
-                        await asyncio.sleep(_PAUSE)
-            except TimeoutError:
-                raise NetworkUnavailableError("the network broker of this keep does not answer") from None
-
-    async def _exchange(self, request: bytes) -> _Answered | None:
-        """One connection to the broker; None when it went away."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as channel:
-            if self._broker is None:
-                raise NetworkUnavailableError("this keep has no network broker")
-            await _connect(channel, self._broker)
-            try:
-                channel.send(request)
-                await _readable(channel)
-                return _receive(channel)
-            except (BrokenPipeError, ConnectionResetError):
-                return None
-
-
-async def _connect(channel: socket.socket, path: Path) -> None:
-    """Raises `NetworkUnavailableError` when nobody listens there for as long as a restart may take."""
-    give_up = asyncio.get_running_loop().time() + PATIENCE
-    while True:
-        try:
-            # Not loop.sock_connect(): for a full backlog a UNIX socket says EAGAIN, and is never writable then.
-            channel.connect(str(path))
-            return
-        except OSError as error:
-            if error.errno not in _NOT_THERE or asyncio.get_running_loop().time() > give_up:
-                detail = error.strerror or type(error).__name__
-                raise NetworkUnavailableError(f"the network broker of this keep cannot be reached: {detail}") from None
-        await asyncio.sleep(_PAUSE)
-
-
-async def _readable(channel: socket.socket) -> None:
-    ready = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(channel, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(channel)
-
-
-def _receive(channel: socket.socket) -> _Answered | None:
-    message, descriptors, flags, _ = socket.recv_fds(channel, MAX_MESSAGE, 2, socket.MSG_CMSG_CLOEXEC)
-    with contextlib.ExitStack() as stack:
-        for descriptor in descriptors:
-            stack.callback(os.close, descriptor)
-        if not message:
-            return None
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
-            raise NetworkUnavailableError("the broker sent more than belongs to an answer")
-        answer = _decoded(message)
-        if not descriptors:
-            return _Answered(answer, None)
-        try:
-            received = socket.socket(fileno=descriptors[0])
-        except OSError:
-            raise NetworkUnavailableError("the broker sent a descriptor that is no socket") from None
-        stack.pop_all()
-        received.setblocking(False)
-        return _Answered(answer, received)
-
-
-def _decoded(message: bytes) -> BrokerAnswer:
-    try:
-        answer = decode_strictly(message, BrokerAnswer)
-    except msgspec.MsgspecError as error:
-        raise NetworkUnavailableError(f"the broker's answer is malformed: {error}") from None
-    if answer.version != PROTOCOL_VERSION:
-        raise NetworkUnavailableError(f"the broker speaks version {answer.version}, not {PROTOCOL_VERSION}")
-    return answer
+            return await ask(self._broker, request)
 
 
 def _addresses(answer: BrokerAnswer) -> tuple[Address, ...]:

@@ -1,7 +1,8 @@
-"""The guest's end of the serial data channel: each stream of the host's becomes a connection to the app-loader."""
+"""The guest's end of the serial data channel: streams become connections of the app-loader and of its workloads."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -9,19 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from keep_protocol.channel import (
-    KEEP_SERVICE,
     Aborted,
     ChannelError,
     Credited,
     Ended,
     Event,
+    FramedMessage,
     Multiplexer,
     Opened,
     Received,
     Role,
+    StreamClosedError,
+    framed,
 )
 
 _CHUNK = 64 * 1024
+
+Answered = Callable[[bytes | None], socket.socket | None]
+"""Takes the answer to a call, None when there will be none; gives the connection that goes on with its stream."""
 
 
 @dataclass
@@ -38,6 +44,15 @@ class _Connection:
     interest: int = 0
 
 
+@dataclass
+class _Call:
+    """A stream of ours whose first message from the host is awaited."""
+
+    answered: Answered
+    answer: FramedMessage
+    unsent: bytes
+
+
 class DataChannel:
     """Moves bytes between the port and the app-loader's socket, never more at a time than the other side takes.
 
@@ -45,12 +60,16 @@ class DataChannel:
     so no client mistakes that for anything but a broken network.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, port: int, connect: Callable[[], socket.socket]) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, port: int, connect: Callable[[str], socket.socket | None]
+    ) -> None:
+        """`connect` gives the connection for a stream to the named service, None when there is no such service."""
         self._selector = selector
         self._port = port
         self._connect = connect
         self._multiplexer = Multiplexer(Role.GUEST)
         self._connections: dict[int, _Connection] = {}
+        self._calls: dict[int, _Call] = {}
         self._port_interest = 0
         self._watch_port()
 
@@ -63,6 +82,16 @@ class DataChannel:
         """Watch the port again, for a host that may be back."""
         if self.broken:
             self._watch_port()
+
+    def call(self, service: str, request: bytes, limit: int, answered: Answered) -> None:
+        """Ask a service of the host's; the answer has at most `limit` bytes."""
+        try:
+            stream = self._multiplexer.open(service)
+        except ChannelError:
+            answered(None)
+            return
+        self._calls[stream] = _Call(answered, FramedMessage(limit), framed(request))
+        self._settle()
 
     def _serve_port(self, ready: int) -> None:
         try:
@@ -86,7 +115,10 @@ class DataChannel:
     def _begin_anew(self, *, watch: bool) -> None:
         for connection in tuple(self._connections.values()):
             self._drop(connection)
+        calls, self._calls = self._calls, {}
         self._multiplexer = Multiplexer(Role.GUEST)
+        for call in calls.values():
+            call.answered(None)
         if self._port_interest:
             self._selector.unregister(self._port)
             self._port_interest = 0
@@ -96,6 +128,9 @@ class DataChannel:
     def _handle(self, event: Event) -> None:
         if isinstance(event, Opened):
             self._open(event)
+            return
+        if event.stream in self._calls:
+            self._take_answer(event)
             return
         connection = self._connections.get(event.stream)
         if connection is None:
@@ -111,14 +146,34 @@ class DataChannel:
         elif isinstance(event, Credited):
             pass  # `_settle` watches its socket again
 
-    def _open(self, event: Opened) -> None:
-        if event.service != KEEP_SERVICE:
-            self._multiplexer.abort(event.stream, f"there is no service {event.service!r}")
+    def _take_answer(self, event: Event) -> None:
+        call = self._calls[event.stream]
+        if isinstance(event, Credited):
             return
+        answer = None
+        if isinstance(event, Received):
+            with contextlib.suppress(StreamClosedError):
+                answer = call.answer.feed(event.data)
+                if answer is None:
+                    return
+        del self._calls[event.stream]
+        inner = call.answered(answer)
+        if inner is None or answer is None:
+            self._multiplexer.abort(event.stream)
+            return
+        connection = self._connections[event.stream] = _Connection(event.stream, inner)
+        connection.waiting += call.answer.rest
+        self._multiplexer.acknowledge(event.stream, call.answer.size)
+        self._write_socket(connection)
+
+    def _open(self, event: Opened) -> None:
         try:
-            inner = self._connect()
+            inner = self._connect(event.service)
         except OSError as error:
-            self._multiplexer.abort(event.stream, f"the keep takes no connection: {error.strerror}")
+            self._multiplexer.abort(event.stream, error.strerror or type(error).__name__)
+            return
+        if inner is None:
+            self._multiplexer.abort(event.stream, f"there is no service {event.service!r}")
             return
         self._connections[event.stream] = _Connection(event.stream, inner)
 
@@ -194,6 +249,9 @@ class DataChannel:
 
     def _settle(self) -> None:
         """Watch what can go on and nothing else: what is ready and not served would keep the loop spinning."""
+        for stream, call in self._calls.items():
+            if call.unsent:
+                call.unsent = call.unsent[self._multiplexer.send(stream, call.unsent) :]
         for connection in tuple(self._connections.values()):
             wanted = selectors.EVENT_WRITE if connection.waiting else 0
             if not connection.finished and self._multiplexer.writable(connection.stream):

@@ -17,10 +17,10 @@ from keep_guest import machine
 from keep_guest.control import Control
 from keep_guest.data_channel import DataChannel
 from keep_guest.errors import GuestError
-from keep_guest.keep_process import CLIENTS, KeepProcess, start_keep
+from keep_guest.keep_process import BROKER, CLIENTS, KeepProcess, start_keep
 from keep_guest.ports import open_port
 from keep_guest.system import power_off
-from keep_protocol.channel import DATA_PORT
+from keep_protocol.channel import DATA_PORT, KEEP_SERVICE, PORT_SERVICE
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.guest_control import (
     CONTROL_PORT,
@@ -60,7 +60,7 @@ def _live() -> None:
         told = control.await_configuration(_CONFIGURATION_SECONDS)
         spec = _prepare(told)
         keep = start_keep(told, spec.evidence, machine.make_group(spec.limits.tasks), private=(control.port,))
-        _Supervision(control, told, keep).run()
+        _Supervision(control, told, keep, networked=spec.network.names_anything).run()
     except (GuestError, GuestControlError, OSError) as error:
         control.send(Failed(str(error)))
         raise
@@ -109,7 +109,7 @@ def _write_revocation_lists(pem: str) -> None:
 class _Supervision:
     """Init's loop: the control port, the data channel, and the end of the keep's process."""
 
-    def __init__(self, control: Control, told: GuestConfiguration, keep: KeepProcess) -> None:
+    def __init__(self, control: Control, told: GuestConfiguration, keep: KeepProcess, *, networked: bool) -> None:
         self._selector = selectors.DefaultSelector()
         self._control = control
         self._control_interest = 0
@@ -121,6 +121,12 @@ class _Supervision:
         self._data: DataChannel | None = None
         if told.channel is GuestChannel.SERIAL:
             self._data = DataChannel(self._selector, open_port(DATA_PORT), _connect)
+            if networked:
+                # Most machines have no network.
+                from keep_guest.network import NetworkRelay, raise_loopback
+
+                raise_loopback()
+                NetworkRelay(self._selector, self._data, BROKER)
 
     def run(self) -> None:
         """Until the keep's process has ended; its end is told to the host."""
@@ -208,7 +214,15 @@ class _Supervision:
         self._control_interest = wanted
 
 
-def _connect() -> socket.socket:
+def _connect(service: str) -> socket.socket | None:
+    if service.startswith(PORT_SERVICE) and service.removeprefix(PORT_SERVICE).isdecimal():
+        from keep_guest.network import connect_port
+
+        return connect_port(int(service.removeprefix(PORT_SERVICE)))
+    return _connect_keep() if service == KEEP_SERVICE else None
+
+
+def _connect_keep() -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # An app-loader whose queue is full refuses this client, and does not stop all others.
     connection.setblocking(False)

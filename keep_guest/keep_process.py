@@ -32,8 +32,8 @@ KEEP_USER: Final = 1000
 CLIENTS: Final = "/run/clients.sock"
 """Where the app-loader accepts what the data channel brings."""
 
-_BROKER: Final = Path("/run/broker.sock")
-"""Where the app-loader looks for its network. Nothing listens there: machines have none yet, whatever the spec says."""
+BROKER: Final = Path("/run/broker.sock")
+"""Where the app-loader asks for its network; init listens there when the spec names any."""
 _TPM: Final = "/dev/tpmrm0"
 _MAX_EVENT: Final = 256 * 1024
 _BACKLOG: Final = 128
@@ -135,7 +135,7 @@ def _serve(told: GuestConfiguration, listener: socket.socket, devices: dict[str,
         devices=devices,
         state=STATE,
         host=HOST_FILES,
-        broker=_BROKER,
+        broker=BROKER,
         invocation=told.invocation,
         publish=publish,
         heartbeat=lambda: _beat(events),

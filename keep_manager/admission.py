@@ -119,14 +119,7 @@ def check_capacity(limits: Limits, host: HostCapacity) -> None:
 
 
 def check_machine(spec: KeepSpec) -> None:
-    """Raises `RefusalError` for a virtual machine with too little memory to start in, or with a network."""
-    if spec.network.names_anything:
-        raise RefusalError(
-            ErrorCode.SPEC_INVALID,
-            f"a {spec.backend} keep has no way to a network in this version",
-            field="spec.network",
-            remedy="leave ports and egress out, or choose the backend `process`",
-        )
+    """Raises `RefusalError` for a virtual machine with too little memory to start in."""
     if spec.limits.memory < MIN_GUEST_MEMORY:
         raise RefusalError(
             ErrorCode.LIMIT_EXCEEDED,

@@ -65,4 +65,4 @@ class Brokers:
             entry.broker = None
 
     def _instance(self, entry: KeepEntry) -> str:
-        return instance_name(self._settings.deployment, entry.id)
+        return instance_name(self._settings.deployment, entry.id, machine=entry.spec.backend.is_machine)

@@ -19,6 +19,15 @@ DATA_PORT: Final = "org.wasmkeep.data"
 KEEP_SERVICE: Final = "keep"
 """What a host opens for each client of the keep: its mutual TLS."""
 
+NETWORK_SERVICE: Final = "network"
+"""What a guest opens for each request to its keep's network broker; for a connection, its bytes follow the answer."""
+
+PORT_SERVICE: Final = "port:"
+"""What a host opens, with a number behind it, for each connection to a port on which the guest listens."""
+
+NOBODY_LISTENS: Final = "nobody listens there"
+"""The reason for which a guest gives up a stream to a port of its own."""
+
 WINDOW: Final = 256 * 1024
 """Bytes that a sender may send on one stream before the receiver has acknowledged any."""
 MAX_PAYLOAD: Final = 32 * 1024
@@ -315,6 +324,42 @@ class Multiplexer:
             raise ChannelError("the peer asks for answers and reads none")
         self._output += _HEADER.pack(kind, len(payload), stream)
         self._output += payload
+
+
+class FramedMessage:
+    """The one message at the beginning of a stream: its length in 4 bytes, then so many."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._received = bytearray()
+
+    def feed(self, data: bytes) -> bytes | None:
+        """The message once it is whole; `rest` has what came behind it. Raises `StreamClosedError` if it cannot be."""
+        if not data:
+            raise StreamClosedError("the stream ended within its first message")
+        self._received += data
+        if len(self._received) < _CREDIT.size:
+            return None
+        (length,) = _CREDIT.unpack_from(self._received)
+        if length > self._limit:
+            raise StreamClosedError(f"a message has at most {self._limit} bytes, not {length}")
+        end = _CREDIT.size + length
+        return bytes(self._received[_CREDIT.size : end]) if len(self._received) >= end else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of it with its length."""
+        return _CREDIT.size + int(_CREDIT.unpack_from(self._received)[0])
+
+    @property
+    def rest(self) -> bytes:
+        """What came behind the message."""
+        return bytes(self._received[self.size :])
+
+
+def framed(message: bytes) -> bytes:
+    """A message as `FramedMessage` takes it."""
+    return _CREDIT.pack(len(message)) + message
 
 
 _FIRST_STREAM: Final = {Role.HOST: 1, Role.GUEST: 2}

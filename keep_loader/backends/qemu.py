@@ -17,11 +17,10 @@ import msgspec
 from app_loader.revocation import CRL_FILE, MAX_SIZE
 from keep_loader.errors import MachineError
 from keep_loader.machine.forwarder import Forwarder
-from keep_loader.machine.launch import Order, launch
+from keep_loader.machine.launch import Order, channel_kind, launch
 from keep_loader.machine.running import RunningMachine
 from keep_protocol.guest_control import (
     GUEST_PROTOCOL_VERSION,
-    GuestChannel,
     GuestConfiguration,
     Revocations,
 )
@@ -50,8 +49,7 @@ def run(
 ) -> int:
     """Serve the keep from a machine until SIGTERM or the machine's end; the process's exit status.
 
-    As `app_loader.main.run`. A machine has no network yet, so nothing asks the `broker`. `heartbeat` is called when
-    the keep inside gives a sign of life, however often it is due.
+    As `app_loader.main.run`. `heartbeat` is called when the keep inside gives a sign of life, however often it is due.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if configuration.machine is None:
@@ -69,11 +67,12 @@ def run(
         version=GUEST_PROTOCOL_VERSION,
         configuration=msgspec.structs.replace(configuration, machine=None),
         invocation=invocation,
-        channel=GuestChannel(configuration.machine.channel),
+        channel=channel_kind(configuration.machine, order.spec),
         disk=order.spec.backend in WITH_DISK,
         revocation_lists=revocations.read(),
     )
-    return asyncio.run(_serve(order, guest, listener, revocations, publish, heartbeat))
+    asked = broker if order.spec.network.names_anything else None
+    return asyncio.run(_serve(order, guest, listener, revocations, publish, heartbeat, asked))
 
 
 async def _serve(
@@ -83,10 +82,11 @@ async def _serve(
     revocations: _RevocationList,
     publish: Callable[[str], None],
     heartbeat: Callable[[], None],
+    broker: Path | None,
 ) -> int:
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
-    machine = RunningMachine(await launch(order), publish=publish, heartbeat=heartbeat)
+    machine = RunningMachine(await launch(order), publish=publish, heartbeat=heartbeat, broker=broker)
     forwarder = Forwarder(listener, machine.dial)
     tasks: list[asyncio.Task[None]] = []
 

@@ -89,7 +89,7 @@ async def launch(order: Order) -> Launched:
         ends = _Ends(monitor_end, console_end, control_end, data_end)
         tpm, tpm_end = await _start_tpm(order, theirs)
         disk = await _open_disk(order, ours)
-        channel = _channel(order.machine, data_end)
+        channel = _channel(order, data_end)
         shape = _shape(order, ends, channel, tpm_end, disk)
         inherited = [monitor_end, console_end, control_end, data_end, *order.files.values()]
         inherited += [descriptor for descriptor in (tpm_end, disk) if descriptor is not None]
@@ -122,8 +122,13 @@ async def _open_disk(order: Order, ours: contextlib.ExitStack) -> int | None:
     return disk
 
 
-def _channel(machine: Machine, descriptor: int) -> DataChannel:
-    if machine.channel is GuestChannel.VSOCK:
+def channel_kind(machine: Machine, spec: KeepSpec) -> GuestChannel:
+    """How bytes get into the machine. A network needs streams that the guest opens, which the serial port alone has."""
+    return GuestChannel.SERIAL if spec.network.names_anything else machine.channel
+
+
+def _channel(order: Order, descriptor: int) -> DataChannel:
+    if channel_kind(order.machine, order.spec) is GuestChannel.VSOCK:
         # Drawn at random: contexts are the whole host's, and nobody gives them out.
         return VsockChannel(3 + secrets.randbelow(_LAST_CONTEXT - 2))
     return SerialChannel(descriptor)

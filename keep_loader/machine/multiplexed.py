@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Awaitable, Callable, Mapping
 
 from keep_loader.errors import MachineError
-from keep_loader.machine.streams import CHUNK
+from keep_loader.machine.streams import CHUNK, Stream
 from keep_protocol.channel import (
     KEEP_SERVICE,
     Aborted,
@@ -32,11 +33,16 @@ _logger = logging.getLogger(__name__)
 class MultiplexedChannel:
     """The host's end of the data port. Memory is bounded by the windows of the streams that are open."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(
+        self, connection: socket.socket, services: Mapping[str, Callable[[Stream], Awaitable[None]]] | None = None
+    ) -> None:
+        """`services` are what the guest may open streams to; each serves one stream, which is closed afterwards."""
         connection.setblocking(False)
         self._connection = connection
         self._multiplexer = Multiplexer(Role.HOST)
         self._streams: dict[int, _MultiplexedStream] = {}
+        self._services = services or {}
+        self._serving: set[asyncio.Task[None]] = set()
         self._closed = False
         self._output = asyncio.Event()
         self._output.set()
@@ -54,19 +60,20 @@ class MultiplexedChannel:
         except ChannelError as error:
             raise MachineError(f"channel-broken: the guest sent what is no channel: {error}") from None
         finally:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+            for task in (writing, *self._serving):
+                task.cancel()
+            await asyncio.gather(writing, *self._serving, return_exceptions=True)
             self._closed = True
             for stream in self._streams.values():
                 stream.broken = _CLOSED
                 stream.changed.set()
 
-    async def dial(self) -> _MultiplexedStream:
-        """A new connection to the keep inside. Raises `OSError`."""
+    async def dial(self, service: str = KEEP_SERVICE) -> _MultiplexedStream:
+        """A new connection to the keep inside, or to another service of the guest's. Raises `OSError`."""
         if self._closed:
             raise ConnectionRefusedError(_CLOSED)
         try:
-            number = self._multiplexer.open(KEEP_SERVICE)
+            number = self._multiplexer.open(service)
         except ChannelError as error:
             raise ConnectionRefusedError(str(error)) from None
         self._output.set()
@@ -99,8 +106,7 @@ class MultiplexedChannel:
 
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, Opened):
-            _logger.warning("the guest asks for %r, which this host does not offer", event.service[:64])
-            self._multiplexer.abort(event.stream, "no such service")
+            self._serve(event)
             return
         stream = self._streams.get(event.stream)
         if stream is None:
@@ -118,6 +124,25 @@ class MultiplexedChannel:
             case Credited():
                 pass
         stream.changed.set()
+
+    def _serve(self, opened: Opened) -> None:
+        if (serve := self._services.get(opened.service)) is None:
+            _logger.warning("the guest asks for %r, which this host does not offer", opened.service[:64])
+            self._multiplexer.abort(opened.stream, "no such service")
+            return
+        stream = self._streams[opened.stream] = _MultiplexedStream(self, self._multiplexer, opened.stream)
+
+        async def work() -> None:
+            try:
+                await serve(stream)
+            except (OSError, StreamClosedError):
+                pass  # either end broke it off
+            finally:
+                stream.close()
+
+        task = asyncio.create_task(work())
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
 
 class _MultiplexedStream:

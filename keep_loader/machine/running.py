@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 from app_loader.oom import OomKills
@@ -19,7 +20,9 @@ from keep_loader.machine.dialling import VsockAddress, dial
 from keep_loader.machine.launch import Launched
 from keep_loader.machine.monitor import Monitor
 from keep_loader.machine.multiplexed import MultiplexedChannel
+from keep_loader.machine.network import MachineNetwork
 from keep_loader.machine.streams import Stream
+from keep_protocol.channel import NETWORK_SERVICE, PORT_SERVICE
 from keep_protocol.guest_control import VSOCK_PORT, Command, GuestConfiguration, Stop
 
 STOP_PATIENCE: Final = 6.0
@@ -33,8 +36,18 @@ _PROGRAM_LINES: Final = 6
 class RunningMachine:
     """Ends by `stop` or by itself; `close` leaves nothing of it. Must be made in a running event loop."""
 
-    def __init__(self, launched: Launched, *, publish: Callable[[str], None], heartbeat: Callable[[], None]) -> None:
-        """`publish` gets the keep's certificate (PEM) and every renewed one, `heartbeat` every sign of life."""
+    def __init__(
+        self,
+        launched: Launched,
+        *,
+        publish: Callable[[str], None],
+        heartbeat: Callable[[], None],
+        broker: Path | None = None,
+    ) -> None:
+        """`publish` gets the keep's certificate (PEM) and every renewed one, `heartbeat` every sign of life.
+
+        `broker` is the socket of the network broker of a keep that has one.
+        """
         self._qemu = launched.qemu
         self._tpm = launched.tpm
         self._console = Console()
@@ -50,12 +63,24 @@ class RunningMachine:
         self._watching = asyncio.create_task(self._monitor.run())
         self._listening = asyncio.create_task(_listen(launched.console, self._console))
         self._carrying: asyncio.Task[None] | None = None
-        self.dial: Callable[[], Awaitable[Stream]] = self._reach(launched)
+        self._multiplexed: MultiplexedChannel | None = None
+        self._ports: MachineNetwork | None = None
+        self.dial: Callable[[], Awaitable[Stream]] = self._reach(launched, broker)
 
-    def _reach(self, launched: Launched) -> Callable[[], Awaitable[Stream]]:
+    def _network(self, broker: Path) -> MachineNetwork:
+        async def dial_port(port: int) -> Stream:
+            assert self._multiplexed is not None
+            return await self._multiplexed.dial(f"{PORT_SERVICE}{port}")
+
+        self._ports = MachineNetwork(broker, dial_port)
+        return self._ports
+
+    def _reach(self, launched: Launched, broker: Path | None) -> Callable[[], Awaitable[Stream]]:
         """How the keep inside is dialled."""
         if isinstance(launched.channel, socket.socket):
-            multiplexed = MultiplexedChannel(launched.channel)
+            services = {} if broker is None else {NETWORK_SERVICE: self._network(broker).serve}
+            multiplexed = MultiplexedChannel(launched.channel, services)
+            self._multiplexed = multiplexed
             self._closing.callback(multiplexed.close)
             self._carrying = asyncio.create_task(multiplexed.run())
             return multiplexed.dial
@@ -115,6 +140,8 @@ class RunningMachine:
         """End whatever still runs, at once, and hang up."""
         self._stopping = True
         await self._end_programs()
+        if self._ports is not None:
+            await self._ports.close()
         tasks = [task for task in (self._watching, self._listening, self._carrying) if task is not None]
         for task in tasks:
             task.cancel()
