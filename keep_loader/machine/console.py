@@ -6,6 +6,7 @@ from typing import Final
 
 MAX_SIZE: Final = 16 * 1024
 _MAX_LINE: Final = 300
+_PANIC: Final = "Kernel panic - not syncing"
 
 
 class Console:
@@ -20,9 +21,13 @@ class Console:
         del self._content[:-MAX_SIZE]
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines that say something, printable and cut: they go into a log that people read."""
-        lines = (_printable(line) for line in bytes(self._content).replace(b"\r", b"\n").split(b"\n"))
-        return [line for line in lines if line][-count:]
+        """The last lines that say something, printable and cut: they go into a log that people read.
+
+        Before them that of a kernel's panic, which says why, and is followed by more lines than anybody reads.
+        """
+        lines = [_printable(line) for line in bytes(self._content).replace(b"\r", b"\n").split(b"\n")]
+        lines = [line for line in lines if line]
+        return [line for line in lines[:-count] if _PANIC in line][-1:] + lines[-count:]
 
 
 def _printable(line: bytes) -> str:

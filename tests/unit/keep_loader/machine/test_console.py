@@ -31,3 +31,9 @@ def test_control_characters_are_shown_and_not_passed_on() -> None:
     console.feed(b"\x1b[2Jgone\x07\xff\n")
     (line,) = console.last_lines(1)
     assert line == "\\x1b[2Jgone\\x07\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_panic_is_shown_however_much_the_kernel_says_after_it() -> None:
+    console = Console()
+    console.feed(b"fine\n[ 1.5] Kernel panic - not syncing: no init\n" + b"".join(b"call %d\n" % n for n in range(40)))
+    assert console.last_lines(2) == ["[ 1.5] Kernel panic - not syncing: no init", "call 38", "call 39"]
