@@ -6,16 +6,16 @@ import contextlib
 import subprocess
 from pathlib import Path
 
-from tests.system.deployment import BIN, GUEST_MEMORY, Deployment, eventually
+from tests.system.deployment import BIN, GUEST_MEMORY, Deployment, eventually, guest
+from tests.system.test_enarx_cases import STREAMS, answered, echoing
 from tests.system.test_machines import one_supervisor
 from tests.system.test_network import free_port
-from tests.system.test_sockets import GUESTS, STREAMS, answers, echoing
 
 
 @one_supervisor
 def test_a_machine_connects_and_listens_where_its_spec_lets_it(machine_deployment: Deployment, tmp_path: Path) -> None:
     deployment = machine_deployment
-    port, other, workload = free_port(), free_port(), str(GUESTS / "sock_lines.wasm")
+    port, other, workload = free_port(), free_port(), str(guest("sock_lines"))
     with echoing() as server:
         allowed = (
             "--listen",
@@ -58,7 +58,7 @@ def test_a_machine_connects_and_listens_where_its_spec_lets_it(machine_deploymen
 
 
 def is_answered(port: int) -> bool:
-    """As `answers`, where what breaks off before the run listens may be a handshake."""
+    """As `answered`, where what breaks off before the run listens may be a handshake."""
     with contextlib.suppress(OSError):
-        return answers(port, "tls")
+        return answered(port, "tls")
     return False
