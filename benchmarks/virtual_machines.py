@@ -50,7 +50,7 @@ def measure(session: Session) -> list[Row | Omission]:
         build_image(image, load_pins(), PackageStore(default_cache()))
     except PackageError as error:
         return [Omission("keeps that are virtual machines", str(error))]
-    rounds = min(session.rounds, _MOST_ROUNDS)
+    rounds = 1 if session.quick else min(session.rounds, _MOST_ROUNDS)
     with session.deployment(image) as deployment, ManagerClient.from_home(deployment.home) as manager:
         owner = _Owner(Home(deployment.home), manager, image)
         cold, measured, bare = interleaved(
