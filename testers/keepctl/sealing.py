@@ -15,6 +15,7 @@ from testers.deployment import Deployment
 from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import say, show_json
+from testers.keepctl.named_choices import word_of
 from testers.keepctl.option_words import fields_as_options
 from testers.keepctl.quantities import size_text
 
@@ -43,7 +44,13 @@ def register(subparsers: Subparsers) -> None:
     seal.add_argument("--purpose", required=True, help="what the data is for; part of the key")
     seal.add_argument("--counter", metavar="N", type=_counter, help="higher than that of earlier data")
     seal.add_argument(
-        "--bind", metavar="WHAT", type=Selector, action="append", default=[], choices=tuple(Selector), help="bind to it"
+        "--bind",
+        metavar="WHAT",
+        type=word_of(Selector),
+        action="append",
+        default=[],
+        choices=tuple(Selector),
+        help="bind to it",
     )
     unseal = add_command(
         subparsers,

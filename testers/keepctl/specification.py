@@ -18,6 +18,7 @@ from keep_protocol.spec import DEFAULT_LIMITS, EVIDENCE_OF_BACKEND, Limits, Prin
 from keep_protocol.states import AtRest, Backend, KeepRole
 from testers.deployment import Deployment, read_pem
 from testers.keepctl.command import add_policy_option
+from testers.keepctl.named_choices import word_of
 from testers.keepctl.quantities import percentage, size, size_text, whole_duration
 
 SPEC_OPTIONS: Final = {
@@ -72,9 +73,9 @@ def add_evidence_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         metavar="NAME",
-        choices=[*Backend],
         default=Backend.PROCESS,
-        type=Backend,
+        type=word_of(Backend),
+        choices=tuple(Backend),
         help=f"what isolates it: {', '.join(Backend)} (default: process; `keepctl backends` says what works)",
     )
     parser.add_argument(

@@ -11,6 +11,7 @@ from testers.deployment import Deployment, error_line, printable
 from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import say, show_json_line
+from testers.keepctl.named_choices import word_of
 from testers.keepctl.quantities import whole_duration
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def register(subparsers: Subparsers) -> None:
     watch.add_argument(
         "--failures", metavar="N", type=int, default=2, help="rounds in a row that may fail (default: 2)"
     )
-    watch.add_argument("--action", type=Action, choices=tuple(Action), default=Action.WARN, help="on failure (warn)")
+    watch.add_argument(
+        "--action", type=word_of(Action), choices=tuple(Action), default=Action.WARN, help="on failure (warn)"
+    )
 
 
 def _watch(options: argparse.Namespace) -> int:

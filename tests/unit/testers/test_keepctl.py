@@ -206,6 +206,9 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "known"),
     [
         (["create", "--at-rest", "never"], "'sealed', 'plain'"),
+        (["create", "--backend", "none"], "none is none of process, "),
+        (["watch", "prices", "--action", "none"], "none is none of warn, stop"),
+        (["seal", "prices", "a", "b", "--bind", "none"], "none is none of "),
         (["create", "--evidence", "none"], "'snp', 'tdx'"),
         (["create", "--kbs-key", "none"], "'ec', 'rsa'"),
         (["verify", "file", "--kind", "none"], "'snp', 'tdx'"),
