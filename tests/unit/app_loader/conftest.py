@@ -17,5 +17,5 @@ def no_memory_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     if folder is not None:
-        for state in (folder, *(below for below in folder.iterdir() if below.is_dir())):
+        for state in (folder, *folder.glob("*/"), *folder.glob("*/*/")):
             shutil.rmtree(memory_folder_of(state, SHARED_MEMORY), ignore_errors=True)

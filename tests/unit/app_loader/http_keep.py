@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import socket
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from keep_protocol.handover import Configuration
+from keep_protocol.memory_folder import SHARED_MEMORY, memory_folder_of
 from keep_protocol.network_policy import NO_NETWORK, NetworkPolicy
 from keep_protocol.spec import canonical
 from keep_protocol.states import KeepRole
@@ -147,6 +149,8 @@ class HttpKeep:
         self.process.kill()
         self.process.wait()
         self._listener.close()
+        # Whoever removes a keep does this; this one has nobody, and it was killed.
+        shutil.rmtree(memory_folder_of(self.folder / STATE, SHARED_MEMORY), ignore_errors=True)
 
 
 @contextlib.contextmanager
