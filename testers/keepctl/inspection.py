@@ -97,7 +97,8 @@ def _inspect_keep(options: argparse.Namespace) -> int:
         show_json(info)
         return 0
     if info.digest is None or info.size is None:
-        raise InvalidArgumentError(f"the keep {options.subject} has no workload loaded: it is {info.state}")
+        why = "; ".join((f"it is {info.state}", *info.problems))
+        raise InvalidArgumentError(f"the keep {options.subject} has no workload loaded: {why}")
     _show(info.digest, info.size, _described(info), port, info.runtime)
     return 0
 

@@ -169,7 +169,7 @@ class FakeKeep:
     def info(self) -> WorkloadInfo:
         """What is loaded."""
         if self.workload is None:
-            return WorkloadInfo(WorkloadState.EMPTY)
+            return WorkloadInfo(WorkloadState.EMPTY, problems=self.described.problems)
         digest, described = hashlib.sha256(self.workload).hexdigest(), self.described
         return WorkloadInfo(
             WorkloadState.LOADED,

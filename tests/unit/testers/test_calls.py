@@ -91,6 +91,8 @@ def test_the_workload_of_a_keep_is_inspected(fake: FakeDeployment, keepctl: Prog
     empty = keepctl("inspect", "prices")
     assert (empty.returncode, empty.stderr) == (1, "keepctl: the keep prices has no workload loaded: it is empty\n")
     (keep,) = fake.keeps.values()
+    keep.described = WorkloadDescription(WorkloadKind.COMMAND, problems=("a workload is stored and cannot be opened",))
+    assert "it is empty; a workload is stored and cannot be opened" in keepctl("inspect", "prices").stderr
     keep.described = WorkloadDescription(
         WorkloadKind.COMPONENT,
         (WorkloadImport("wasi:sockets/tcp@0.2.0", "instance", True),),
