@@ -12,7 +12,6 @@ import msgspec
 
 from app_loader.errors import RunnerDiedError
 from app_loader.oom import OomKills
-from app_loader.process_usage import live_usage
 from app_loader.runner import Runner
 from app_loader.runner_messages import Assignment, Ended, ProcessUsage, Report, Start
 from app_loader.spool import Spool
@@ -70,6 +69,8 @@ class Execution:
         if not self._over:
             self._wall = asyncio.get_running_loop().time() - self._began
             if (pid := self.pid) is not None:
+                from app_loader.process_usage import live_usage
+
                 self._used = live_usage(pid) or self._used
         used = self._used or ProcessUsage(0.0, 0)
         output = sum(spool.size for spool in self.outputs.values())

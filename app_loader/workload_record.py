@@ -8,7 +8,6 @@ from typing import Final
 import msgspec
 
 from keep_protocol.keep_api import WorkloadDescription
-from keep_protocol.python_source import python_digest
 from keep_protocol.states import WorkloadKind
 
 RECORD: Final = "workload.json"
@@ -54,7 +53,11 @@ class StoredWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     @property
     def identity(self) -> str:
         """The digest that evidence names: of the upload; of Python source, together with what runs it."""
-        return self.digest if self.python is None else python_digest(self.digest, self.python.digest)
+        if self.python is None:
+            return self.digest
+        from keep_protocol.python_source import python_digest
+
+        return python_digest(self.digest, self.python.digest)
 
 
 class WorkloadRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -32,13 +32,14 @@ WANTED = {
         plaintext_memory principals renewal revocation route routes run_admission run_assignment run_folders
         run_records runner runner_messages runs sealer_source secret_delivery secret_files secret_store server session
         spool standard_input storage tls workload workload_modules
+        workload_record
     """,
     "keep_loader": """
         __main__ backends backends.process errors handover lock main notification publication sandbox
     """,
     "keep_protocol": """
         bounded_log digests errors handover keep_api machine memory_folder names network_policy removal resource_names
-        secret_api secret_sources spec states strict_json webassembly webassembly.header
+        secret_api secret_sources spec states strict_json
     """,
 }
 """Modules of ours that a keep without network, evidence, secrets and workload needs. What only some keeps need is
