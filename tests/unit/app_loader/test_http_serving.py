@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import select
 from collections.abc import Iterator
@@ -150,6 +151,8 @@ def test_bodies_of_any_size_take_constant_memory(keep: HttpKeep) -> None:
         )
         _, digest = await asyncio.gather(send(writer), receive(reader))
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
         return digest
 
     assert asyncio.run(exchange()) == hashlib.sha256(block * count).hexdigest()

@@ -34,6 +34,10 @@ def answering(*parts: bytes, end: bool = True) -> Iterator[str]:
                 connection.sendall(part)
             if not end:
                 done.wait(PATIENCE)
+            # What is left unread when a socket is closed makes the kernel reset the connection, reply and all.
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=work)
