@@ -7,6 +7,7 @@ process of its own under limits of its own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -65,6 +66,8 @@ def _compile(source: int, target: int) -> CompileReport:
     except _UnsuitableError as error:
         return CompileReport(source=digest, invalid=str(error))
     except EngineError as error:
+        if _OUT_OF_MEMORY in str(error):
+            raise MemoryError from None
         return CompileReport(source=digest, error=first_line(str(error)))
     if recognition is None:
         return CompileReport(source=digest, error=malformed)
@@ -73,6 +76,10 @@ def _compile(source: int, target: int) -> CompileReport:
     return CompileReport(
         source=digest, digest=hashlib.sha256(compiled).hexdigest(), description=describe(recognition, exports)
     )
+
+
+_OUT_OF_MEMORY = f"(os error {errno.ENOMEM})"
+"""In wasmtime's words for a mapping that the limit refuses; a smaller allocation makes it abort instead."""
 
 
 class _UnsuitableError(Exception):
