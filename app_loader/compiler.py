@@ -66,7 +66,7 @@ def _compile(source: int, target: int) -> CompileReport:
     except _UnsuitableError as error:
         return CompileReport(source=digest, invalid=str(error))
     except EngineError as error:
-        if _OUT_OF_MEMORY in str(error):
+        if any(refusal in str(error) for refusal in _OUT_OF_MEMORY):
             raise MemoryError from None
         return CompileReport(source=digest, error=first_line(str(error)))
     if recognition is None:
@@ -78,8 +78,9 @@ def _compile(source: int, target: int) -> CompileReport:
     )
 
 
-_OUT_OF_MEMORY = f"(os error {errno.ENOMEM})"
-"""In wasmtime's words for a mapping that the limit refuses; a smaller allocation makes it abort instead."""
+_OUT_OF_MEMORY = tuple(f"(os error {number})" for number in (errno.ENOMEM, errno.EAGAIN))
+"""In wasmtime's words for a mapping that the limit refuses, and for a thread whose stack it refuses: pthread_create(3)
+says EAGAIN. A smaller allocation makes it abort instead."""
 
 
 class _UnsuitableError(Exception):

@@ -122,7 +122,7 @@ def test_a_compilation_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 def test_a_compilation_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
     refusal = refusal_of(tmp_path, nested_loops(2000), CompileLimits(address_space=160 * MiB))
-    assert refusal.code == ErrorCode.COMPILE_LIMIT
+    assert refusal.code == ErrorCode.COMPILE_LIMIT, refusal.detail
     assert "160 MiB" in refusal.detail
 
 
