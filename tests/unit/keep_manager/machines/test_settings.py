@@ -30,8 +30,8 @@ def test_what_it_says_goes_before() -> None:
         ({"image": 1}, "`machines.image` is 1"),
         ({"firmware": ""}, "`machines.firmware` is ''"),
         ({"overhead": "much"}, "'much' is not a size"),
-        ({"qemu": "/root/qemu"}, "which keeps do not see"),
-        ({"mke2fs": "/root/mke2fs"}, "which keeps do not see"),
+        ({"qemu": "/home/qemu"}, "which keeps do not see"),
+        ({"mke2fs": "/home/mke2fs"}, "which keeps do not see"),
         ({"swtpm": "/tmp/swtpm"}, "which keeps do not see"),
     ],
 )
