@@ -20,6 +20,7 @@ from app_loader.engine import Engine, Linker, Module
 from app_loader.errors import EngineError
 from app_loader.runner_messages import Compile, CompileReport
 from keep_protocol.keep_api import WorkloadExport
+from keep_protocol.spec import MiB
 from keep_protocol.webassembly import header
 from keep_protocol.webassembly.description import describe
 from keep_protocol.webassembly.errors import MalformedError
@@ -41,7 +42,7 @@ def compile_module(order: Compile, descriptors: list[int]) -> None:
     try:
         report = _compile(source, target)
     except MemoryError:
-        report = CompileReport(exhausted=f"memory ({order.address_space} bytes)")
+        report = CompileReport(exhausted=f"{order.address_space // MiB} MiB of memory")
     except OSError as error:
         report = CompileReport(exhausted=f"the disk: {error.strerror}")
     _write_all(report_file, msgspec.json.encode(report))
