@@ -206,7 +206,9 @@ class Relayed:
         """Decrypt into the block what is there; how many bytes that are."""
         view, filled = memoryview(self._block), 0
         try:
-            while not self._peer_finished and filled <= len(self._block) - _RECORD:
+            # OpenSSL takes a record's bytes out of the BIO as it reads them: an empty one has nothing to decrypt, and
+            # to hear so by an exception costs as much as a small record.
+            while not self._peer_finished and filled <= len(self._block) - _RECORD and self._has_more():
                 count = _read_into(self._tls, view[filled:])
                 self._peer_finished = count == 0
                 filled += count
@@ -217,6 +219,9 @@ class Relayed:
         except ssl.SSLError:
             self._peer_finished = self._cut = True
         return filled
+
+    def _has_more(self) -> bool:
+        return bool(self._arrived.pending or self._tls.pending() or self._peer_ended)
 
     def _tell_guest(self) -> None:
         """The peer has said its last, and the guest has got it. An end that others can forge is none: RFC 8446, 6.1."""
