@@ -26,7 +26,6 @@ from app_loader.call_messages import (
     order_decoder,
 )
 from app_loader.confinement import confine_to_folders
-from app_loader.engine import Engine
 from app_loader.errors import CallFailedError, EngineError
 from app_loader.instances import Instances
 from app_loader.program import Program
@@ -40,10 +39,10 @@ NO_ASSIGNMENT = Assignment(arguments=(), environment=(), memory=0, file_size=0, 
 """Of what only answers: no arguments, no environment, no folders."""
 
 
-def serve_calls(engine: Engine, program: Program, channel: socket.socket) -> None:
+def serve_calls(program: Program, channel: socket.socket) -> None:
     """Answer the calls in `channel` until its other end is closed; the caller ends the process."""
     become_server()
-    instances = Instances(engine, program)
+    instances = Instances(program)
     while (packet := _receive(channel)) is not None:
         channel.sendall(framed(answer_encoder.encode(_answer(program, instances, packet))))
 

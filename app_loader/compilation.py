@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from app_loader.runner_messages import Compile, CompileReport, Ended
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import WorkloadDescription
 from keep_protocol.spec import MiB
+from keep_protocol.states import WasmFeature
 from keep_protocol.strict_json import decode_strictly
 
 _MAX_REPORT = 4 * MiB
@@ -40,20 +42,24 @@ class Compiled(msgspec.Struct, frozen=True):
     description: WorkloadDescription
 
 
-async def compile_file(runner: Runner, source: Path, target: Path, limits: CompileLimits) -> Compiled:
-    """Compile `source` into the new file `target`; both are on disk afterwards.
+async def compile_file(
+    runner: Runner, source: Path, target: Path, limits: CompileLimits, features: Collection[WasmFeature] = ()
+) -> Compiled:
+    """Compile `source` into the new file `target`; both are on disk afterwards. It may need `features`, and no others.
 
-    Raises `RefusalError` (`compile-failed`, `compile-limit`, `workload-invalid`) and `RunnerDiedError`.
+    Raises `RefusalError` (`compile-failed`, `compile-limit`, `workload-invalid`, `feature-off`) and `RunnerDiedError`.
     """
-    return await compile_opened(runner, *_open(source, target), limits)
+    return await compile_opened(runner, *_open(source, target), limits, features)
 
 
-async def compile_opened(runner: Runner, source: int, target: int, limits: CompileLimits) -> Compiled:
+async def compile_opened(
+    runner: Runner, source: int, target: int, limits: CompileLimits, features: Collection[WasmFeature] = ()
+) -> Compiled:
     """As `compile_file`, for open files, which are closed here."""
     loop = asyncio.get_running_loop()
     process = f"compilation-{next(_counter)}"
     gone: asyncio.Future[Ended] = loop.create_future()
-    order = Compile(process, limits.cpu_seconds, limits.address_space)
+    order = Compile(process, limits.cpu_seconds, limits.address_space, tuple(sorted(features)))
     report = os.memfd_create("report", os.MFD_CLOEXEC)
     try:
         runner.spawn(order, (source, target, os.dup(report)), gone.set_result)
@@ -65,7 +71,7 @@ async def compile_opened(runner: Runner, source: int, target: int, limits: Compi
         finally:
             if not gone.done():
                 runner.kill(process)
-        return _result(_read_report(report), event, limits)
+        return _result(_read_report(report), event, limits, features)
     finally:
         os.close(report)
 
@@ -86,7 +92,9 @@ def _read_report(report: int) -> CompileReport | None:
         return None
 
 
-def _result(report: CompileReport | None, event: Ended, limits: CompileLimits) -> Compiled:
+def _result(
+    report: CompileReport | None, event: Ended, limits: CompileLimits, features: Collection[WasmFeature]
+) -> Compiled:
     if report is None:
         raise _limit_refusal(_exhausted(event, limits))
     if report.exhausted is not None:
@@ -95,6 +103,11 @@ def _result(report: CompileReport | None, event: Ended, limits: CompileLimits) -
         raise RefusalError(ErrorCode.COMPILE_FAILED, report.error)
     if report.invalid is not None:
         raise RefusalError(ErrorCode.WORKLOAD_INVALID, report.invalid)
+    if report.needed:
+        # Here, so that keeps whose workloads need none do not pay for it.
+        from keep_protocol.webassembly.features import check_features
+
+        check_features(report.needed, features)
     if report.description is None:
         raise RefusalError(ErrorCode.COMPILE_FAILED, "the compiler does not say what it has compiled")
     return Compiled(report.source, report.digest, report.description)

@@ -18,12 +18,15 @@ import msgspec
 
 from app_loader.engine import Engine, Linker, Module
 from app_loader.errors import EngineError
+from app_loader.feature_words import feature_wanted
 from app_loader.runner_messages import Compile, CompileReport
 from keep_protocol.keep_api import WorkloadExport
 from keep_protocol.spec import MiB
+from keep_protocol.states import WasmFeature
 from keep_protocol.webassembly import header
 from keep_protocol.webassembly.description import describe
 from keep_protocol.webassembly.errors import MalformedError
+from keep_protocol.webassembly.features import IMPOSSIBLE, impossible_features
 from keep_protocol.webassembly.recognition import recognize
 from keep_protocol.webassembly.start_section import export_start
 
@@ -40,7 +43,7 @@ def compile_module(order: Compile, descriptors: list[int]) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (order.cpu_seconds, order.cpu_seconds))
     resource.setrlimit(resource.RLIMIT_AS, (order.address_space, order.address_space))
     try:
-        report = _compile(source, target)
+        report = _compile(source, target, frozenset(order.features))
     except MemoryError:
         report = CompileReport(exhausted=f"{order.address_space // MiB} MiB of memory")
     except OSError as error:
@@ -48,7 +51,7 @@ def compile_module(order: Compile, descriptors: list[int]) -> None:
     _write_all(report_file, msgspec.json.encode(report))
 
 
-def _compile(source: int, target: int) -> CompileReport:
+def _compile(source: int, target: int, allowed: frozenset[WasmFeature]) -> CompileReport:
     wasm = _read(source)
     digest = hashlib.sha256(wasm).hexdigest()
     # The upload is acknowledged when this is done, so it has to be on disk by then.
@@ -60,10 +63,11 @@ def _compile(source: int, target: int) -> CompileReport:
         recognition, malformed = None, str(error)
     if recognition is not None and recognition.refusals:
         return CompileReport(source=digest, invalid="; ".join(recognition.refusals))
-    is_component = header.is_component(wasm)
-    engine = Engine(multi_memory=is_component)
+    needed = set() if recognition is None else set(recognition.features)
     try:
-        compiled, exports = (_compile_component if is_component else _compile_module)(engine, wasm)
+        compiled, exports = _compile_with(needed, allowed, wasm)
+    except _FeatureOffError:
+        return CompileReport(source=digest, needed=tuple(sorted(needed)))
     except _UnsuitableError as error:
         return CompileReport(source=digest, invalid=str(error))
     except EngineError as error:
@@ -74,9 +78,30 @@ def _compile(source: int, target: int) -> CompileReport:
         return CompileReport(source=digest, error=malformed)
     _write(target, compiled)
     os.fsync(target)
-    return CompileReport(
-        source=digest, digest=hashlib.sha256(compiled).hexdigest(), description=describe(recognition, exports)
-    )
+    description = msgspec.structs.replace(describe(recognition, exports), features=tuple(sorted(needed)))
+    return CompileReport(source=digest, digest=hashlib.sha256(compiled).hexdigest(), description=description)
+
+
+def _compile_with(
+    needed: set[WasmFeature], allowed: frozenset[WasmFeature], wasm: bytearray
+) -> tuple[bytes, list[WorkloadExport] | None]:
+    """Compile with the features that are needed, to which those are added that single instructions are found to need.
+
+    So compiled code has the features that its source needs, whatever else is configured, and can be kept.
+    """
+    is_component = header.is_component(wasm)
+    while needed <= allowed:
+        engine = Engine(needed, multi_memory=is_component)
+        try:
+            return (_compile_component if is_component else _compile_module)(engine, wasm)
+        except EngineError as error:
+            name = feature_wanted(str(error))
+            if name in IMPOSSIBLE:
+                raise _UnsuitableError("; ".join(impossible_features([name]))) from None
+            if name is None or name in needed:
+                raise
+            needed.add(WasmFeature(name))
+    raise _FeatureOffError
 
 
 _OUT_OF_MEMORY = tuple(f"(os error {number})" for number in (errno.ENOMEM, errno.EAGAIN))
@@ -85,7 +110,11 @@ says EAGAIN. A smaller allocation makes it abort instead."""
 
 
 class _UnsuitableError(Exception):
-    """It compiles, but is no program for a keep."""
+    """It is no program for a keep."""
+
+
+class _FeatureOffError(Exception):
+    """It needs a feature that is off."""
 
 
 def _compile_module(engine: Engine, wasm: bytearray) -> tuple[bytes, None]:

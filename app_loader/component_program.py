@@ -116,6 +116,7 @@ class ComponentProgram:
     max_memories = 16
 
     def __init__(self, engine: Engine, linker: ComponentLinker, component: Component) -> None:
+        self.engine = engine
         self._linker = linker
         self._component = component
         self._types = ComponentTypes(engine.pointer, component.pointer)

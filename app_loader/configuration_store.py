@@ -14,7 +14,7 @@ from app_loader.durable_files import read_small, replace_synced, sync_folder
 from app_loader.storage import PLAIN, Storage
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import KeepSpec
-from keep_protocol.states import WorkloadKind
+from keep_protocol.states import WasmFeature, WorkloadKind
 from keep_protocol.strict_json import decode_strictly
 
 if TYPE_CHECKING:
@@ -84,15 +84,19 @@ class ConfigurationStore:
             )
         return current
 
-    def check_sockets(self, kind: WorkloadKind) -> None:
-        """Raise `RefusalError` (`workload-not-runnable`) for a kind of workload that has no sockets, if `files` has."""
+    def features(self) -> tuple[WasmFeature, ...]:
+        """Those that the configuration switches on; none if there is none, or a damaged one."""
+        return () if self._current is None else self._current.features
+
+    def check_sockets(self, kind: WorkloadKind, features: tuple[WasmFeature, ...]) -> None:
+        """Raise `RefusalError` (`workload-not-runnable`) for a workload that can have no sockets, if `files` has."""
         # Not before there is a workload: a keep that starts needs neither.
         from app_loader.run_admission import check_sockets
         from app_loader.runner_messages import shimmed
 
         files = () if self._current is None else self._current.files or ()
         if shimmed([file.__struct_config__.tag for file in files]):
-            check_sockets(kind)
+            check_sockets(kind, features)
 
     async def replace(self, configuration: WorkloadConfiguration) -> str:
         """Take over a configuration, for runs that start from now on; its digest in hex. Raises `RefusalError`."""

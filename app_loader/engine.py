@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from ctypes import byref, c_char_p, c_void_p
 from pathlib import Path
 from typing import Any
@@ -25,39 +25,47 @@ from app_loader.wasmtime_binding import (
     peek_bytes,
     take_bytes,
 )
+from keep_protocol.states import WasmFeature
 
 WASI = "wasi_snapshot_preview1"
 
-# What WASI programs do not need and what would only widen the surface for hostile code.
-_FEATURES_OFF = (
+# What no keep has: `keep_protocol.webassembly.features` says why.
+_NEVER = (
     "wasm_threads",
     "shared_memory",
-    "wasm_memory64",
-    "wasm_gc",
-    "wasm_function_references",
-    "wasm_wide_arithmetic",
-    "wasm_relaxed_simd",
     "wasm_stack_switching",
     "wasm_custom_page_sizes",
+    "wasm_component_model_async",
 )
+# What most programs do not need, and what would only widen the surface for hostile code.
+_ON_REQUEST = {
+    WasmFeature.MEMORY64: ("wasm_memory64",),
+    WasmFeature.GC: ("wasm_function_references", "wasm_gc"),
+    WasmFeature.EXCEPTIONS: ("wasm_exceptions",),
+    WasmFeature.RELAXED_SIMD: ("wasm_relaxed_simd",),
+    WasmFeature.WIDE_ARITHMETIC: ("wasm_wide_arithmetic",),
+}
 
 
 class Engine:
-    """Wasmtime's engine with a keep's features. Compiling needs those of running, or fewer.
+    """Wasmtime's engine with these features of WebAssembly. Compiling needs those of running, or fewer.
 
     `multi_memory` is for components: the adapters that wasmtime makes between two of their parts read one memory and
     write another, and without it wasmtime panics (SIGABRT) instead of compiling them. Modules are compiled without, so
     that the limit of one memory is the limit of all.
     """
 
-    def __init__(self, *, multi_memory: bool = True) -> None:
+    def __init__(self, features: Collection[WasmFeature] = (), *, multi_memory: bool = True) -> None:
         wasmtime = library()
         # The C API has no other way to ask for file and line in backtraces; read when a configuration is made.
         os.environ["WASMTIME_BACKTRACE_DETAILS"] = "1"
         configuration = wasmtime.wasm_config_new()
         wasmtime.wasmtime_config_wasm_multi_memory_set(configuration, multi_memory)
-        for feature in _FEATURES_OFF:
-            getattr(wasmtime, f"wasmtime_config_{feature}_set")(configuration, False)
+        for setting in _NEVER:
+            getattr(wasmtime, f"wasmtime_config_{setting}_set")(configuration, False)
+        for feature, settings in _ON_REQUEST.items():
+            for setting in settings:
+                getattr(wasmtime, f"wasmtime_config_{setting}_set")(configuration, feature in features)
         # A parallel compilation leaves threads behind, and a process forked from it hangs.
         wasmtime.wasmtime_config_parallel_compilation_set(configuration, False)
         self.pointer: int = wasmtime.wasm_engine_new_with_config(configuration)
@@ -177,7 +185,7 @@ class Linker:
 
     def __init__(self, engine: Engine) -> None:
         wasmtime = library()
-        self._engine = engine
+        self.engine = engine
         self.exit = ExitCode()
         self.pointer: int = wasmtime.wasmtime_linker_new(engine.pointer)
         check(wasmtime.wasmtime_linker_define_wasi(self.pointer))
@@ -200,7 +208,7 @@ class Linker:
     def missing(self, module: Module) -> tuple[Import, ...]:
         """All imports that nothing here satisfies by name."""
         wasmtime = library()
-        store = wasmtime.wasmtime_store_new(self._engine.pointer, None, None)
+        store = wasmtime.wasmtime_store_new(self.engine.pointer, None, None)
         context = wasmtime.wasmtime_store_context(store)
         found = Extern()
 

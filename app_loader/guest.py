@@ -14,7 +14,7 @@ import msgspec
 
 from app_loader import landlock
 from app_loader.confinement import confine_to_folders, confine_to_itself
-from app_loader.engine import Engine, strings
+from app_loader.engine import strings
 from app_loader.errors import AppLoaderError, EngineError
 from app_loader.kernel import die_with, set_name
 from app_loader.process_usage import own_usage
@@ -51,27 +51,27 @@ def become_child(runner: int) -> None:
     confine_to_itself()
 
 
-def wait_and_run(engine: Engine, programs: Mapping[str, Program], channel: socket.socket) -> None:
+def wait_and_run(programs: Mapping[str, Program], channel: socket.socket) -> None:
     """Be the process of the run that comes over `channel`, if one comes."""
-    _rehearse(engine, next(iter(programs.values())))
+    _rehearse(next(iter(programs.values())))
     packet, descriptors, _, _ = socket.recv_fds(channel, MAX_PACKET, MAX_DESCRIPTORS)
     channel.close()
     if packet:
         order = order_decoder.decode(packet)
         if isinstance(order, Start):
-            run(engine, programs[order.module], descriptors)
+            run(programs[order.module], descriptors)
 
 
-def _rehearse(engine: Engine, program: Program) -> None:
+def _rehearse(program: Program) -> None:
     """Do what every run does before it instantiates its module.
 
     A page that is shared with the runner is copied when it is first written to: here, and not while a client waits.
     """
     assignment = _assignment_decoder.decode(msgspec.json.encode(Assignment(("",), (), 0, 0, ())))
-    library().wasmtime_store_delete(new_store(engine, program, 0, wasi_configuration(assignment, [])))
+    library().wasmtime_store_delete(new_store(program, 0, wasi_configuration(assignment, [])))
 
 
-def run(engine: Engine, program: Program, descriptors: list[int], shim_modules: ShimModules | None = None) -> None:
+def run(program: Program, descriptors: list[int], shim_modules: ShimModules | None = None) -> None:
     """Be the process of one run, up to its report; the caller ends the process. Never raises `Exception`.
 
     `descriptors` are those of `Start`. The other descriptors that are open are wasmtime's.
@@ -83,14 +83,14 @@ def run(engine: Engine, program: Program, descriptors: list[int], shim_modules: 
         folders, sockets = others[: len(assignment.mounts)], others[len(assignment.mounts) :]
         if shim_modules is None:
             _become_run(assignment, _streams(assignment, (stdin, stdout, stderr)))
-            report = _execute(engine, program, assignment, folders)
+            report = _execute(program, assignment, folders)
         else:
             # Here, so that runs without sockets do not pay for it.
             from app_loader.preview1.running import FirstDescriptors
 
             first = FirstDescriptors(assignment.files or (), (stdin, stdout, stderr), sockets)
             _become_run(assignment, first.streams())
-            report = _execute(engine, program, assignment, folders, first, shim_modules)
+            report = _execute(program, assignment, folders, first, shim_modules)
     except (AppLoaderError, OSError, msgspec.DecodeError) as error:
         report = Report(ExitReason.LOST, message=f"the run could not be set up: {error}")
     # The server reads the outputs to their end when it has the report, so they end before it.
@@ -141,7 +141,6 @@ def _streams(assignment: Assignment, given: tuple[int, int, int]) -> tuple[int, 
 
 
 def _execute(
-    engine: Engine,
     program: Program,
     assignment: Assignment,
     folders: list[int],
@@ -160,17 +159,15 @@ def _execute(
     for folder in folders:
         os.close(folder)
     if first is None or shim_modules is None:
-        context = wasmtime.wasmtime_store_context(new_store(engine, program, assignment.memory, wasi))
+        context = wasmtime.wasmtime_store_context(new_store(program, assignment.memory, wasi))
         return program.run(context, assignment.memory)
-    return first.run(engine, program, shim_modules, assignment.memory, wasi)
+    return first.run(program, shim_modules, assignment.memory, wasi)
 
 
-def new_store(
-    engine: Engine, program: Program, memory: int, wasi: int, *, extra_instances: int = 0, extra_memories: int = 0
-) -> int:
+def new_store(program: Program, memory: int, wasi: int, *, extra_instances: int = 0, extra_memories: int = 0) -> int:
     """A `wasmtime_store_t` with limits for this program. `memory` is in bytes; `wasi` is taken over."""
     wasmtime = library()
-    store = int(wasmtime.wasmtime_store_new(engine.pointer, None, None))
+    store = int(wasmtime.wasmtime_store_new(program.engine.pointer, None, None))
     wasmtime.wasmtime_store_limiter(
         store,
         memory,

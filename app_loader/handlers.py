@@ -25,7 +25,7 @@ from keep_protocol.keep_api import (
     RunList,
     RunRequest,
 )
-from keep_protocol.states import FileArea, KeepRole, RunState, WorkloadKind
+from keep_protocol.states import FileArea, KeepRole, RunState, WasmFeature, WorkloadKind
 
 if TYPE_CHECKING:
     # Imported where it is used: most keeps have no configuration.
@@ -114,9 +114,9 @@ async def put_workload(keep: Keep, request: Request) -> Response:
     """Load another workload in place of the one there is."""
     from keep_protocol.configuration_check import check_workload
 
-    def fits(kind: WorkloadKind) -> None:
+    def fits(kind: WorkloadKind, features: tuple[WasmFeature, ...]) -> None:
         check_workload(keep.workload_configuration.current_if_sound, kind)
-        keep.workload_configuration.check_sockets(kind)
+        keep.workload_configuration.check_sockets(kind, features)
 
     runtime = request.query("runtime").get("runtime")
     chunks, digest, size = _upload(request, keep.spec.limits.workload)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from app_loader.engine import Engine
 from app_loader.guest import new_store, wasi_configuration
 from app_loader.program import Held, Program
 from app_loader.runner_messages import Assignment
@@ -12,8 +11,7 @@ from app_loader.wasmtime_binding import library
 class Instances:
     """At most one at a time."""
 
-    def __init__(self, engine: Engine, program: Program) -> None:
-        self._engine = engine
+    def __init__(self, program: Program) -> None:
         self._program = program
         self._store: int | None = None
         self._made_for: Assignment | None = None
@@ -24,7 +22,7 @@ class Instances:
         if self._store is None or not reuse or assignment != self._made_for:
             self.discard()
             wasi = wasi_configuration(assignment, [])
-            self._store = new_store(self._engine, self._program, assignment.memory, wasi)
+            self._store = new_store(self._program, assignment.memory, wasi)
             self._made_for = assignment
         return int(library().wasmtime_store_context(self._store))
 

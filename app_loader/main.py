@@ -158,9 +158,10 @@ class _Service:
         sealer = SealerSource(configuration, spec, state, evidence)
         storage = PLAIN if spec.at_rest is AtRest.PLAIN else SealedStorage(state, sealer.find, sealer.hardware)
         files = Files(state / "files", spec.limits.files, storage, memory=spec.limits.memory)
-        self._workload = Workload(state, runner, spec.limits, files=files, storage=storage)
-        self._secrets = SecretStore()
         self._workload_configuration = ConfigurationStore(state, spec, storage)
+        features = self._workload_configuration.features
+        self._workload = Workload(state, runner, spec.limits, files=files, storage=storage, features=features)
+        self._secrets = SecretStore()
         self._runs = Runs(
             state,
             runner,

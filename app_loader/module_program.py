@@ -47,6 +47,7 @@ class ModuleProgram:
 
     def __init__(self, linker: Linker, module: Module) -> None:
         exports = module.exports()
+        self.engine = linker.engine
         self.linker = linker
         self._module = module
         self._exit = linker.exit

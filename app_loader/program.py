@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from app_loader.engine import Engine
 from app_loader.runner_messages import Report
 
 
@@ -17,6 +18,7 @@ class Held:
 class Program(Protocol):
     """A workload, linked as far as it can be before it is run. `context` is a `wasmtime_context_t`."""
 
+    engine: Engine
     max_instances: int
     """Of core modules that one instantiation may make."""
     max_memories: int

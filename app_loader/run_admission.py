@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.states import WorkloadKind
+from keep_protocol.states import WasmFeature, WorkloadKind
 
 if TYPE_CHECKING:
     # Imported with the first run.
@@ -25,7 +25,7 @@ def check_queue(active: int, queued: int) -> None:
         )
 
 
-def check_runnable(kind: WorkloadKind, plan: RunPlan) -> None:
+def check_runnable(kind: WorkloadKind, features: tuple[WasmFeature, ...], plan: RunPlan) -> None:
     """Raise `RefusalError` (`workload-not-runnable`) if a workload of this kind cannot be run so."""
     if not kind.is_command:
         raise RefusalError(
@@ -34,16 +34,24 @@ def check_runnable(kind: WorkloadKind, plan: RunPlan) -> None:
             remedy="call its functions with POST /v1/call/{function}",
         )
     if plan.shimmed:
-        check_sockets(kind)
+        check_sockets(kind, features)
 
 
-def check_sockets(kind: WorkloadKind) -> None:
+def check_sockets(kind: WorkloadKind, features: tuple[WasmFeature, ...]) -> None:
     """Raise `RefusalError` (`workload-not-runnable`) if sockets are configured for what can have none."""
     if kind.is_component:
         raise RefusalError(
             ErrorCode.WORKLOAD_NOT_RUNNABLE,
             "the workload's configuration gives it sockets in `files`, and it is a component: its `wasi:sockets` "
             "refuse every socket, and only modules for WASI preview 1 have those of `files`",
+            field="$.files",
+            remedy="take `files` out of the configuration, or build the workload for wasm32-wasip1",
+        )
+    if WasmFeature.MEMORY64 in features:
+        raise RefusalError(
+            ErrorCode.WORKLOAD_NOT_RUNNABLE,
+            "the workload's configuration gives it sockets in `files`, and it needs memory64: sockets are for guests "
+            "with memories of 32-bit addresses",
             field="$.files",
             remedy="take `files` out of the configuration, or build the workload for wasm32-wasip1",
         )

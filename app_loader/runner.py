@@ -37,7 +37,8 @@ from app_loader.runner_messages import (
     order_encoder,
 )
 from keep_protocol.handover import SandboxFact
-from keep_protocol.states import FileArea
+from keep_protocol.keep_api import WorkloadDescription
+from keep_protocol.states import FileArea, WorkloadKind
 
 T = TypeVar("T")
 
@@ -109,9 +110,7 @@ class Runner:
         if error := await self._warming:
             raise ModuleLoadError(error)
 
-    async def load(
-        self, module: str, source: Path | int, digest: str, *, component: bool = False, http: bool = False
-    ) -> None:
+    async def load(self, module: str, source: Path | int, digest: str, description: WorkloadDescription) -> None:
         """Let the runner map a compiled module or component whose SHA-256 in hex is `digest`, as `module`.
 
         `source` is a file that the runner may read, or the descriptor of one, which is closed here. Raises
@@ -125,7 +124,9 @@ class Runner:
             raise
         loaded = self._loading[module] = asyncio.get_running_loop().create_future()
         try:
-            self._send(Load(module, path, digest, component, http), descriptors)
+            kind = description.kind
+            http = kind is WorkloadKind.HTTP_PROXY
+            self._send(Load(module, path, digest, kind.is_component, http, description.features), descriptors)
             if error := await loaded:
                 raise ModuleLoadError(error)
         finally:

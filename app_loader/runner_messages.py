@@ -10,7 +10,7 @@ import msgspec
 
 from keep_protocol.handover import SandboxFact
 from keep_protocol.keep_api import WorkloadDescription
-from keep_protocol.states import ExitReason
+from keep_protocol.states import ExitReason, WasmFeature
 
 MAX_PACKET = 64 * 1024
 """Bytes of a packet."""
@@ -39,6 +39,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     component: bool = False
     http: bool = False
     """Whether the component answers HTTP requests."""
+    features: tuple[WasmFeature, ...] = ()
+    """Those with which it was compiled."""
 
 
 class Unload(msgspec.Struct, frozen=True, tag="unload"):
@@ -53,6 +55,8 @@ class Compile(msgspec.Struct, frozen=True, tag="compile"):
     process: str
     cpu_seconds: int
     address_space: int
+    features: tuple[WasmFeature, ...] = ()
+    """Those that it may need."""
 
 
 class GuestMount(msgspec.Struct, frozen=True):
@@ -215,13 +219,15 @@ class CompileReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of a compilation. `digest` is the SHA-256 in hex of the compiled module.
 
     `source` is that of the module read. `invalid` says why it is no program for a keep, `error` that it did not
-    compile; otherwise there is a `description`.
+    compile, `needed` which features it has to have, if some of them are off; otherwise there is a `description`, and it
+    is compiled with exactly the features that this names.
     """
 
     source: str = ""
     digest: str = ""
     invalid: str | None = None
     error: str | None = None
+    needed: tuple[WasmFeature, ...] = ()
     exhausted: str | None = None
     """A limit that was hit."""
     description: WorkloadDescription | None = None

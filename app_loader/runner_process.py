@@ -43,6 +43,7 @@ from app_loader.runner_messages import (
     order_decoder,
     order_encoder,
 )
+from keep_protocol.states import WasmFeature
 
 if TYPE_CHECKING:
     from app_loader.component_program import ComponentLinker
@@ -70,11 +71,11 @@ class _RunnerProcess:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._engine: Engine | None = None
-        self._linker: Linker | None = None
-        self._component_linker: ComponentLinker | None = None
+        self._linkers: dict[tuple[WasmFeature, ...], Linker] = {}
+        """With an engine each, by its features; those that are usual are there first."""
+        self._component_linkers: dict[Engine, ComponentLinker] = {}
         self._programs: dict[str, Program] = {}
-        self._shim_modules: ShimModules | None = None
+        self._shims: dict[Engine, ShimModules] = {}
         """Compiled with the first run that has sockets."""
         self._spare: socket.socket | None = None
         """To the child that waits for the next run; it knows the modules that were mapped when it was forked."""
@@ -144,31 +145,33 @@ class _RunnerProcess:
 
     def _warm(self) -> str | None:
         try:
-            self._linking()
+            self._linker()
         except EngineError as error:
             return str(error)
         return None
 
-    def _linking(self) -> tuple[Engine, Linker]:
-        if self._engine is None or self._linker is None:
-            self._engine = Engine()
-            self._linker = Linker(self._engine)
-            confinement.prepare_run()
+    def _linker(self, features: tuple[WasmFeature, ...] = ()) -> Linker:
+        """Wasmtime refuses code that was compiled for more features than an engine has, so each set has its own."""
+        linker = self._linkers.get(features)
+        if linker is None:
+            if not self._linkers:
+                confinement.prepare_run()
+            linker = self._linkers[features] = Linker(Engine(features))
             gc.freeze()
-        return self._engine, self._linker
+        return linker
 
     def _load(self, order: Load, descriptors: list[int]) -> str | None:
         path = Path(order.path or f"/proc/self/fd/{descriptors[0]}")
         try:
-            engine, linker = self._linking()
+            linker = self._linker(order.features)
             if (found := _sha256(path)) != order.digest:
                 return f"{path.name} has the digest {found}, not {order.digest}"
             if order.http:
-                self._programs[order.module] = _load_http(engine, path)
+                self._programs[order.module] = _load_http(linker.engine, path)
             elif order.component:
-                self._programs[order.module] = self._load_component(engine, path)
+                self._programs[order.module] = self._load_component(linker.engine, path)
             else:
-                self._programs[order.module] = _load_module(engine, linker, path)
+                self._programs[order.module] = _load_module(linker, path)
         except (EngineError, OSError) as error:
             return str(error)
         return None
@@ -177,10 +180,10 @@ class _RunnerProcess:
         # Here, so that keeps that run modules do not pay for it.
         from app_loader.component_program import Component, ComponentLinker, ComponentProgram
 
-        if self._component_linker is None:
-            self._component_linker = ComponentLinker(engine)
+        if engine not in self._component_linkers:
+            self._component_linkers[engine] = ComponentLinker(engine)
             gc.freeze()
-        return ComponentProgram(engine, self._component_linker, Component.map(engine, path))
+        return ComponentProgram(engine, self._component_linkers[engine], Component.map(engine, path))
 
     def _start(self, order: Start, packet: bytes, descriptors: list[int]) -> None:
         program = self._programs.get(order.module)
@@ -191,8 +194,7 @@ class _RunnerProcess:
         elif self._give_to_spare(packet, descriptors):
             self.send(Started(order.process, self._children.rename(_SPARE, order.process)))
         else:
-            engine, _ = self._linking()
-            self._fork(order.process, lambda: guest.run(engine, program, descriptors))
+            self._fork(order.process, lambda: guest.run(program, descriptors))
 
     def _start_shimmed(self, order: Start, program: Program | None, descriptors: list[int]) -> None:
         """A spare that was forked before the shim was compiled has none, so these runs have a fork of their own."""
@@ -202,23 +204,22 @@ class _RunnerProcess:
         if not isinstance(program, ModuleProgram):
             self.send(Ended(order.process, error="its module is not loaded, or is none for WASI preview 1"))
             return
-        engine, _ = self._linking()
-        if self._shim_modules is None:
+        engine = program.engine
+        if engine not in self._shims:
             try:
-                self._shim_modules = ShimModules(engine)
+                self._shims[engine] = ShimModules(engine)
             except EngineError as error:
                 self.send(Ended(order.process, error=f"the shim for sockets cannot be compiled: {error}"))
                 return
             gc.freeze()
-        modules = self._shim_modules
-        self._fork(order.process, lambda: guest.run(engine, program, descriptors, modules))
+        modules = self._shims[engine]
+        self._fork(order.process, lambda: guest.run(program, descriptors, modules))
 
     def _serve(self, order: Serve, descriptors: list[int]) -> None:
         program = self._programs.get(order.module)
         if program is None:
             self.send(Ended(order.process, error="its module is not loaded"))
             return
-        engine, _ = self._linking()
 
         def work() -> None:
             # Here, so that keeps whose functions nobody calls do not pay for it.
@@ -226,11 +227,11 @@ class _RunnerProcess:
             if order.work is Work.HTTP:
                 from app_loader.wasi_http.serving import serve_http
 
-                serve_http(engine, program, channel, descriptors[1], descriptors[2:])
+                serve_http(program, channel, descriptors[1], descriptors[2:])
             else:
                 from app_loader.calling import serve_calls
 
-                serve_calls(engine, program, channel)
+                serve_calls(program, channel)
 
         self._fork(order.process, work)
 
@@ -264,11 +265,10 @@ class _RunnerProcess:
         """Only between orders: while one is obeyed, descriptors of its run are open here, and a fork has them all."""
         if self._spare is not None or not self._programs:
             return
-        engine, _ = self._linking()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def work() -> None:
-            guest.wait_and_run(engine, self._programs, theirs)
+            guest.wait_and_run(self._programs, theirs)
 
         # Without a spare, as when the keep's tasks are used up, a run is forked when it is wanted.
         with contextlib.suppress(OSError):
@@ -295,8 +295,8 @@ def _load_http(engine: Engine, path: Path) -> Program:
     return program
 
 
-def _load_module(engine: Engine, linker: Linker, path: Path) -> Program:
-    module = Module.map(engine, path)
+def _load_module(linker: Linker, path: Path) -> Program:
+    module = Module.map(linker.engine, path)
     try:
         return ModuleProgram(linker, module)
     except EngineError:

@@ -146,7 +146,7 @@ class Runs:
         module = await self._workload.acquire()
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(self._workload.release, module)
-            check_runnable(module.kind, plan)
+            check_runnable(module.kind, module.features, plan)
             self._secrets.check(plan)
             run_id = self._records.new_id()
             if views := self._folders.views(plan.mounts):

@@ -49,7 +49,7 @@ TRAPS = {
 }
 
 # wasmtime/src/runtime/limits.rs and vm/memory.rs: all refusals of a store's limit have these words in common.
-_LIMIT_WORDS = "exceeds memory limits"
+_LIMIT_WORDS = ("exceeds memory limits", "GC heap out of memory")
 
 _TRAP_WORDS = (
     ("call stack exhausted", "stack-overflow"),
@@ -62,6 +62,11 @@ _TRAP_WORDS = (
     ("integer divide by zero", "integer-division-by-zero"),
     ("invalid conversion to integer", "bad-conversion-to-integer"),
     ("`unreachable` instruction executed", "unreachable"),
+    ("null reference", "null-reference"),
+    ("out of bounds array access", "array-out-of-bounds"),
+    ("allocation size too large", "allocation-too-large"),
+    ("cast failure", "cast-failure"),
+    ("thrown Wasm exception", "uncaught-exception"),
 )
 """How wasmtime words traps, wasmtime_environ's trap_encoding.rs."""
 
@@ -81,10 +86,10 @@ def failure(error: int | None, trap: c_void_p, exit_code: int | None, *, full: b
         name = TRAPS.get(code.value) if library().wasmtime_trap_code(trap, byref(code)) else None
     else:
         frames, message, name = _frames("wasmtime_error_wasm_trace", error), take_error(error or 0), None
-        # Errors of components carry no code, but name the trap in words.
-        name = next((trap_name for words, trap_name in _TRAP_WORDS if words in message), None)
+    # Errors of components carry no code, nor do exceptions that nobody catches; both are told in words.
+    name = name or next((trap_name for words, trap_name in _TRAP_WORDS if words in message), None)
     frames = _with_places(frames, message)
-    if full or _LIMIT_WORDS in message:
+    if full or any(words in message for words in _LIMIT_WORDS):
         return Report(ExitReason.MEMORY, trap=name, message=_cause(message), backtrace=frames)
     return Report(ExitReason.TRAP, trap=name, message=_cause(message), backtrace=frames)
 

@@ -107,11 +107,13 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wasmtime_config_wasm_memory64_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_wasm_multi_memory_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_wasm_gc_set": (None, (c_void_p, c_bool)),
+    "wasmtime_config_wasm_exceptions_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_wasm_function_references_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_wasm_wide_arithmetic_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_wasm_relaxed_simd_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_wasm_stack_switching_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_wasm_custom_page_sizes_set": (None, (c_void_p, c_bool)),
+    "wasmtime_config_wasm_component_model_async_set": (None, (c_void_p, c_bool)),
     "wasmtime_config_parallel_compilation_set": (None, (c_void_p, c_bool)),
     # Modules.
     "wasmtime_module_new": (c_void_p, (c_void_p, c_void_p, c_size_t, _POINTER_OUT)),

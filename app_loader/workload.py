@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -31,8 +32,11 @@ from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import WorkloadInfo
 from keep_protocol.removal import remove_tree
 from keep_protocol.spec import Limits
-from keep_protocol.states import FileArea, WorkloadKind, WorkloadState
+from keep_protocol.states import FileArea, WasmFeature, WorkloadKind, WorkloadState
 from keep_protocol.strict_json import decode_strictly
+
+Fits: TypeAlias = Callable[[WorkloadKind, tuple[WasmFeature, ...]], None]
+"""Raises `RefusalError` for a workload that is not wanted."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +53,9 @@ class Workload:
         *,
         files: Files | None = None,
         storage: Storage = PLAIN,
+        features: Callable[[], tuple[WasmFeature, ...]] = lambda: (),
     ) -> None:
-        """`files` are those whose output goes with the workload that made it."""
+        """`files` are those whose output goes with the workload that made it; `features` tells which are on now."""
         self._folder = state / "workload"
         self._files = files or Files(state / "files", limits.files, storage)
         self._runner = runner
@@ -60,6 +65,7 @@ class Workload:
             if storage.sealed
             else PlainModules(self._folder, runner)
         )
+        self._features = features
         self._limits = limits
         self._compile_limits = compile_limits
         self._stored: StoredWorkload | None = None
@@ -109,23 +115,7 @@ class Workload:
         if (stored := self._stored) is None:
             problems = () if self._closed is None else (f"a workload is stored and cannot be opened: {self._closed}",)
             return WorkloadInfo(WorkloadState.EMPTY, problems=problems)
-        if (source := stored.python) is not None:
-            return WorkloadInfo(
-                WorkloadState.LOADED, stored.identity, source.size, stored.loaded_at, stored.kind, runtime=stored.digest
-            )
-        described = stored.description
-        return WorkloadInfo(
-            WorkloadState.LOADED,
-            stored.identity,
-            stored.size,
-            stored.loaded_at,
-            stored.kind,
-            described.imports,
-            described.exports,
-            described.problems,
-            described.imports_omitted,
-            described.exports_omitted,
-        )
+        return stored.info
 
     @property
     def kind(self) -> WorkloadKind | None:
@@ -154,11 +144,11 @@ class Workload:
         *,
         expected_digest: bytes | None,
         size: int | None,
-        fits: Callable[[WorkloadKind], None] = lambda _: None,
+        fits: Fits = lambda _kind, _features: None,
     ) -> WorkloadInfo:
         """Take over an upload. The previous workload can be run until the new one is ready, and stays if it is refused.
 
-        `size` is what the sender announced; `fits` refuses kinds that are not wanted. Raises `RefusalError`.
+        `size` is what the sender announced; `fits` refuses what is not wanted. Raises `RefusalError`.
         """
         # Here, as below, so that keeps to which nothing is sent do not pay for it.
         from app_loader.module_upload import receive_module, too_large
@@ -193,7 +183,7 @@ class Workload:
         *,
         expected_digest: bytes | None,
         size: int | None,
-        fits: Callable[[WorkloadKind], None] = lambda _: None,
+        fits: Fits = lambda _kind, _features: None,
     ) -> WorkloadInfo:
         """Take over Python source, as `replace`; `runtime` is the digest of a component that was loaded before."""
         from app_loader.python_upload import python_source, store_source
@@ -211,7 +201,8 @@ class Workload:
                     f"the keep has no Python runtime with the SHA-256 {runtime[:64]}",
                     remedy="load the runtime with PUT /v1/workload first, then the source",
                 )
-            fits(WorkloadKind.PYTHON)
+            self._check_features(component)
+            fits(WorkloadKind.PYTHON, component.description.features)
             with storing():
                 stored = await asyncio.to_thread(store_source, self._storage, self._folder, source)
             await self._switch(msgspec.structs.replace(component, python=stored))
@@ -245,13 +236,15 @@ class Workload:
         await self._ensure_mapped()
         if (stored := self._stored) is None:
             raise RefusalError(ErrorCode.WORKLOAD_EMPTY, "the workload of this keep is damaged; upload it again")
+        # Each time: the configuration may be another one than when it was loaded.
+        self._check_features(stored)
         source = None
         if stored.python is not None:
             from app_loader.python_upload import stored_source
 
             source = stored_source(self._storage, self._folder, stored.python)
         self._uses[stored.name] = self._uses.get(stored.name, 0) + 1
-        return LoadedModule(stored.name, stored.identity, stored.kind, source)
+        return LoadedModule(stored.name, stored.identity, stored.kind, source, stored.description.features)
 
     def release(self, module: LoadedModule) -> None:
         """The run was started or given up: the runner obeys in order, so it may forget the module now."""
@@ -276,9 +269,17 @@ class Workload:
             return None
         return msgspec.structs.replace(found, loaded_at=now(), python=None)
 
-    def _check_fit(self, stored: StoredWorkload, fits: Callable[[WorkloadKind], None]) -> None:
+    def _check_features(self, stored: StoredWorkload) -> None:
+        """Raise `RefusalError` (`feature-off`) for a workload that needs features which are off."""
+        if needed := stored.description.features:
+            from keep_protocol.webassembly.features import check_features
+
+            check_features(needed, self._features())
+
+    def _check_fit(self, stored: StoredWorkload, fits: Fits) -> None:
         try:
-            fits(stored.kind)
+            self._check_features(stored)
+            fits(stored.kind, stored.description.features)
         except RefusalError:
             if self._stored is None or self._stored.name != stored.name:
                 self._unload_if_unused(stored.name)
@@ -286,7 +287,7 @@ class Workload:
 
     async def _compiled(self, name: str, digest: str, size: int) -> StoredWorkload:
         with storing():
-            compiled = await self._modules.compile(name, self._compile_limits)
+            compiled = await self._modules.compile(name, self._compile_limits, self._features())
         if compiled.source != digest:
             raise RefusalError(ErrorCode.INTERNAL, "the stored module is not what was received: the disk is at fault")
         return StoredWorkload(name, digest, size, compiled.digest, now(), compiled.description)
@@ -342,7 +343,9 @@ class Workload:
         target = self._path(stored.name, "cwasm")
         target.unlink(missing_ok=True)
         try:
-            compiled = await self._modules.compile(stored.name, self._compile_limits)
+            # What it was loaded with; whether that is still on is asked whenever it is used.
+            features = stored.description.features
+            compiled = await self._modules.compile(stored.name, self._compile_limits, features)
             if compiled.source != stored.digest:
                 raise ModuleLoadError(f"the stored module has the digest {compiled.source}, not {stored.digest}")
             usable = msgspec.structs.replace(stored, compiled_digest=compiled.digest, description=compiled.description)
@@ -356,9 +359,7 @@ class Workload:
 
     async def _load(self, stored: StoredWorkload) -> None:
         if stored.name not in self._mapped:
-            kind = stored.description.kind
-            http = kind is WorkloadKind.HTTP_PROXY
-            await self._modules.load(stored.name, stored.compiled_digest, component=kind.is_component, http=http)
+            await self._modules.load(stored.name, stored.compiled_digest, stored.description)
             self._mapped.add(stored.name)
 
     def _unload_if_unused(self, name: str) -> None:

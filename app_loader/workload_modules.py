@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,8 @@ from app_loader.plaintext_memory import room_for_plaintext
 from app_loader.runner import Runner
 from app_loader.storage import PlainReader, Storage, write_all
 from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.keep_api import WorkloadDescription
+from keep_protocol.states import WasmFeature
 
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -27,13 +29,14 @@ class PlainModules:
         self._folder = folder
         self._runner = runner
 
-    async def compile(self, name: str, limits: CompileLimits) -> Compiled:
+    async def compile(self, name: str, limits: CompileLimits, features: Collection[WasmFeature]) -> Compiled:
         """Compile `<name>.wasm`; the result is on disk. Raises `RefusalError`, `OSError`, `RunnerDiedError`."""
-        return await compile_file(self._runner, self._folder / f"{name}.wasm", self._folder / f"{name}.cwasm", limits)
+        source, target = self._folder / f"{name}.wasm", self._folder / f"{name}.cwasm"
+        return await compile_file(self._runner, source, target, limits, features)
 
-    async def load(self, name: str, digest: str, *, component: bool, http: bool) -> None:
+    async def load(self, name: str, digest: str, description: WorkloadDescription) -> None:
         """Let the runner map a compiled module. Raises `ModuleLoadError`, `RunnerDiedError`, `RefusalError`."""
-        await self._runner.load(name, self._folder / f"{name}.cwasm", digest, component=component, http=http)
+        await self._runner.load(name, self._folder / f"{name}.cwasm", digest, description)
 
     def forget(self, name: str) -> None:
         """Nothing is held in memory; the folder is its owner's to tidy."""
@@ -51,7 +54,7 @@ class SealedModules:
         self._compiled: dict[str, int] = {}
         """Descriptors of modules that were compiled and not yet mapped, by name."""
 
-    async def compile(self, name: str, limits: CompileLimits) -> Compiled:
+    async def compile(self, name: str, limits: CompileLimits, features: Collection[WasmFeature]) -> Compiled:
         """As `PlainModules.compile`; refused if there is not the memory for it."""
         path = self._folder / f"{name}.wasm"
         self.forget(name)
@@ -62,14 +65,14 @@ class SealedModules:
             source = await asyncio.to_thread(self._opened, path)
             target = os.memfd_create("module", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             opened.callback(os.close, target)
-            compiled = await compile_opened(self._runner, source, os.dup(target), limits)
+            compiled = await compile_opened(self._runner, source, os.dup(target), limits, features)
             await asyncio.to_thread(self._seal, target, self._folder / f"{name}.cwasm")
             await asyncio.to_thread(_sync, path)
             opened.pop_all()
         self._compiled[name] = _finished(target)
         return compiled
 
-    async def load(self, name: str, digest: str, *, component: bool, http: bool) -> None:
+    async def load(self, name: str, digest: str, description: WorkloadDescription) -> None:
         """As `PlainModules.load`."""
         descriptor = self._compiled.pop(name, -1)
         if descriptor < 0:
@@ -83,7 +86,7 @@ class SealedModules:
                 if refusal.code is not ErrorCode.SEALED_INVALID:
                     raise
                 raise ModuleLoadError(refusal.detail) from None
-        await self._runner.load(name, descriptor, digest, component=component, http=http)
+        await self._runner.load(name, descriptor, digest, description)
 
     def forget(self, name: str) -> None:
         """Give up what was compiled and not loaded."""

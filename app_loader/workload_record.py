@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from keep_protocol.keep_api import WorkloadDescription
-from keep_protocol.states import WorkloadKind
+from keep_protocol.keep_api import WorkloadDescription, WorkloadInfo
+from keep_protocol.states import WasmFeature, WorkloadKind, WorkloadState
 
 RECORD: Final = "workload.json"
 
@@ -51,6 +51,23 @@ class StoredWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
         return self.description.kind if self.python is None else WorkloadKind.PYTHON
 
     @property
+    def info(self) -> WorkloadInfo:
+        """It as its users see it, when it is loaded."""
+        described = self.description
+        if self.python is not None:
+            return WorkloadInfo(
+                *(WorkloadState.LOADED, self.identity, self.python.size, self.loaded_at, self.kind),
+                runtime=self.digest,
+                features=described.features,
+            )
+        return WorkloadInfo(
+            *(WorkloadState.LOADED, self.identity, self.size, self.loaded_at, self.kind),
+            *(described.imports, described.exports, described.problems),
+            *(described.imports_omitted, described.exports_omitted),
+            features=described.features,
+        )
+
+    @property
     def identity(self) -> str:
         """The digest that evidence names: of the upload; of Python source, together with what runs it."""
         if self.python is None:
@@ -74,6 +91,7 @@ class LoadedModule(msgspec.Struct, frozen=True):
     digest: str
     kind: WorkloadKind
     source: str | None = None
+    features: tuple[WasmFeature, ...] = ()
 
 
 def recent_modules(current: StoredWorkload, known: Iterable[StoredWorkload], limit: int) -> tuple[StoredWorkload, ...]:

@@ -50,6 +50,7 @@ class ErrorCode(StrEnum):
     WORKLOAD_BUSY = "workload-busy"
     WORKLOAD_INVALID = "workload-invalid"
     WORKLOAD_DIGEST_MISMATCH = "workload-digest-mismatch"
+    FEATURE_OFF = "feature-off"
     COMPILE_FAILED = "compile-failed"
     COMPILE_LIMIT = "compile-limit"
     DIGEST_INVALID = "digest-invalid"
@@ -139,6 +140,7 @@ _STATUS = {
     ErrorCode.WORKLOAD_BUSY: HTTPStatus.CONFLICT,
     ErrorCode.WORKLOAD_INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.WORKLOAD_DIGEST_MISMATCH: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.FEATURE_OFF: HTTPStatus.CONFLICT,
     ErrorCode.COMPILE_FAILED: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.COMPILE_LIMIT: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.DIGEST_INVALID: HTTPStatus.BAD_REQUEST,

@@ -14,6 +14,7 @@ from keep_protocol.states import (
     KeepRole,
     RunState,
     Selector,
+    WasmFeature,
     WorkloadKind,
     WorkloadState,
 )
@@ -57,6 +58,8 @@ class WorkloadDescription(msgspec.Struct, frozen=True, omit_defaults=True):
     """Further imports, which are not listed."""
     exports_omitted: int = 0
     """Further exports, which are not listed."""
+    features: tuple[WasmFeature, ...] = ()
+    """What the configuration must switch on for it. Before it is compiled, those that its declarations tell."""
 
 
 class WorkloadInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,6 +80,7 @@ class WorkloadInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     imports_omitted: int = 0
     exports_omitted: int = 0
     runtime: str | None = None
+    features: tuple[WasmFeature, ...] = ()
 
 
 class CallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

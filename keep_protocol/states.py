@@ -62,6 +62,21 @@ class WorkloadKind(StrEnum):
         return self in {WorkloadKind.COMMAND, WorkloadKind.COMPONENT_COMMAND, WorkloadKind.PYTHON}
 
 
+class WasmFeature(StrEnum):
+    """What WebAssembly can have beyond what every workload has, and a keep has only where its configuration says so."""
+
+    MEMORY64 = "memory64"
+    """Memories and tables with addresses of 64 bits."""
+    GC = "gc"
+    """Structs, arrays and typed references; the engine collects what is not used any more."""
+    EXCEPTIONS = "exceptions"
+    """Exceptions of WebAssembly 3.0 (`try_table`), not those of before."""
+    RELAXED_SIMD = "relaxed-simd"
+    """Vector instructions whose results differ between processors."""
+    WIDE_ARITHMETIC = "wide-arithmetic"
+    """Products and sums of 128 bits."""
+
+
 class RunState(StrEnum):
     """Where a run stands."""
 

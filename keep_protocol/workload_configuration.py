@@ -11,6 +11,7 @@ import msgspec
 from keep_protocol.keep_api import Argument, EnvironmentName, Mount
 from keep_protocol.network_policy import MAX_RULES, EgressRule, Port
 from keep_protocol.secret_api import SECRET_NAME_PATTERN, USES_SCHEMA, SecretUse
+from keep_protocol.states import WasmFeature
 
 MAX_CONFIGURATION: Final = 1_000_000
 """Bytes of a configuration as JSON; Enarx allowed its file as many."""
@@ -217,11 +218,16 @@ class WorkloadConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     """Whether instances that have answered a call or an HTTP request answer further ones, with their state."""
     restart: bool = False
     """Whether runs need a keep that starts them again when its restart interrupted them."""
+    features: Annotated[tuple[WasmFeature, ...], msgspec.Meta(max_length=len(WasmFeature))] = ()
+    """What the workload may have of WebAssembly beyond what every one has. One that needs more is refused."""
 
     def __post_init__(self) -> None:
         kinds = [type(file) for file in self.files or ()]
         if kinds.count(StdinFile) > 1:
             raise ValueError("`files` names `stdin` twice")
+        for feature in self.features:
+            if self.features.count(feature) > 1:
+                raise ValueError(f"`features` names {feature} twice")
         ports = [file.port for file in self.files or () if isinstance(file, ListenFile)]
         if self.http is not None and self.http.port is not None:
             ports.append(self.http.port)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from app_loader.engine import Engine
 from app_loader.errors import EngineError
 from app_loader.guest import new_store
 from app_loader.module_program import ModuleProgram
@@ -47,11 +46,11 @@ class FirstDescriptors:
         for number in range(_NATIVE, max(len(self._files), _NATIVE + 1)):
             yield GuestMount(f"/dev/fd/{number}", writable=False), self.placeholder
 
-    def run(self, engine: Engine, program: Program, modules: ShimModules, memory: int, wasi: int) -> Report:
+    def run(self, program: Program, modules: ShimModules, memory: int, wasi: int) -> Report:
         """Run the guest. `memory` is its limit in bytes; `wasi` is taken over. Raises `EngineError`."""
         if not isinstance(program, ModuleProgram):
             raise EngineError("only modules for WASI preview 1 have sockets")
-        store = new_store(engine, program, memory, wasi, extra_instances=EXTRA_INSTANCES, extra_memories=EXTRA_MEMORIES)
+        store = new_store(program, memory, wasi, extra_instances=EXTRA_INSTANCES, extra_memories=EXTRA_MEMORIES)
         context = library().wasmtime_store_context(store)
         os.close(self.placeholder)
         return program.run(context, memory, Shim(modules, program.linker, context), self._fill)

@@ -11,7 +11,6 @@ import socket
 import msgspec
 
 from app_loader.calling import NO_ASSIGNMENT, become_server
-from app_loader.engine import Engine
 from app_loader.errors import EngineError
 from app_loader.instances import Instances
 from app_loader.network_channel import NetworkClient
@@ -26,7 +25,7 @@ from app_loader.wasi_http.program import HttpProgram
 _MAX_MESSAGE = 4096
 
 
-def serve_http(engine: Engine, program: Program, connected: socket.socket, log: int, outside: list[int]) -> None:
+def serve_http(program: Program, connected: socket.socket, log: int, outside: list[int]) -> None:
     """Answer the requests in `connected` until its other end is closed; the caller ends the process.
 
     `log` takes what the guest prints. `outside` are the last descriptors of `Serve`, if the guest may make requests.
@@ -40,7 +39,7 @@ def serve_http(engine: Engine, program: Program, connected: socket.socket, log: 
         return
     if outside:
         program.host.outgoing = _outgoing(*outside)
-    instances = Instances(engine, program)
+    instances = Instances(program)
     while (exchange := next_exchange(channel)) is not None:
         try:
             outcome = _answer(program, instances, exchange)

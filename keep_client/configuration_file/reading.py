@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from keep_client.configuration_file.document import Document, kind_of
+from keep_client.configuration_file.features import feature_named
 from keep_client.configuration_file.files import read_files
 from keep_client.configuration_file.places import Path as Place
 from keep_protocol.egress.errors import EgressError
@@ -25,7 +26,7 @@ _ENARX_KEYS: Final = frozenset({"steward", "args", "env", "files"})
 _KEYS: Final = frozenset(
     {
         *("args", "env", "stdin", "stdout", "stderr", "reuse", "restart", "files"),
-        *("directories", "secrets", "limits", "http", "egress"),
+        *("directories", "secrets", "limits", "http", "egress", "features"),
     }
 )
 _DIRECTORY_KEYS: Final = frozenset({"guest", "area", "path", "writable"})
@@ -95,6 +96,8 @@ def _keep(document: Document, warnings: list[str]) -> tuple[dict[str, Any], tupl
     made: dict[str, Any] = {
         key: content[key] for key in ("args", "env", "stdin", "stdout", "stderr", "reuse", "restart") if key in content
     }
+    if "features" in content:
+        made["features"] = _features(document, content["features"])
     if "files" in content:
         made["files"] = read_files(document, enarx=False, warnings=warnings)
     for key, name, known in (("directories", "mounts", _DIRECTORY_KEYS), ("secrets", "secrets", _SECRET_KEYS)):
@@ -109,6 +112,18 @@ def _keep(document: Document, warnings: list[str]) -> tuple[dict[str, Any], tupl
     if "allow" in egress:
         made["egress"] = msgspec.to_builtins(_rules(document, ("egress", "allow"), egress["allow"]))
     return made, _rules(document, ("egress", "deny"), egress.get("deny", []))
+
+
+def _features(document: Document, value: Any) -> list[str]:
+    features = []
+    for number, name in enumerate(document.array(("features",), value)):
+        if not isinstance(name, str):
+            raise document.error(("features", number), f"expected the name of a feature, found {kind_of(name)}")
+        try:
+            features.append(feature_named(name).value)
+        except ValueError as error:
+            raise document.error(("features", number), str(error)) from None
+    return features
 
 
 def _limits(document: Document, table: Any) -> dict[str, int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from keep_protocol.webassembly.errors import MalformedError
+from keep_protocol.webassembly.features import MULTI_MEMORY
+from keep_protocol.webassembly.header import HEADER_SIZE
+from keep_protocol.webassembly.modules import read_sections
 from keep_protocol.webassembly.reading import Reader
 
-_IMPORTS, _EXPORTS = 10, 11
+_CORE_MODULE, _COMPONENT, _IMPORTS, _EXPORTS = 1, 4, 10, 11
 _KINDS = ("core module", "func", "value", "type", "component", "instance")
 _CORE, _VALUE, _TYPE = 0, 2, 3
 _WITH_ATTRIBUTES = 2
@@ -23,22 +27,46 @@ class Extern:
 
 @dataclass(frozen=True, slots=True)
 class ComponentOutline:
-    """What a component wants and what it offers, in its order; not what its instances consist of."""
+    """What a component wants and what it offers, in its order; not what its instances consist of.
+
+    `features` are the names of those that the declarations of its core modules need.
+    """
 
     imports: tuple[Extern, ...]
     exports: tuple[Extern, ...]
+    features: frozenset[str] = frozenset()
 
 
 def read_component(wasm: bytes | bytearray) -> ComponentOutline:
     """The outline of a component whose header has been checked. Raises `MalformedError`."""
     imports: list[Extern] = []
     exports: list[Extern] = []
-    for identifier, section in Reader(wasm, 8).sections():
+    inner: list[tuple[int, Reader]] = []
+    for identifier, section in Reader(wasm, HEADER_SIZE).sections():
         if identifier == _IMPORTS:
             imports += [_import(section) for _ in range(section.count())]
         elif identifier == _EXPORTS:
             exports += [_export(section) for _ in range(section.count())]
-    return ComponentOutline(tuple(imports), tuple(exports))
+        else:
+            inner.append((identifier, section))
+    return ComponentOutline(tuple(imports), tuple(exports), _features(inner))
+
+
+def _features(sections: list[tuple[int, Reader]]) -> frozenset[str]:
+    """Of all core modules in these sections, also in those of components within."""
+    found: set[str] = set()
+    while sections:
+        identifier, section = sections.pop()
+        # What is wrong inside, wasmtime says better.
+        with contextlib.suppress(MalformedError):
+            if identifier == _CORE_MODULE:
+                section.take(HEADER_SIZE)
+                found |= read_sections(section).features
+            elif identifier == _COMPONENT:
+                section.take(HEADER_SIZE)
+                sections += section.sections()
+    # The adapters between its parts have two memories each, so all components may.
+    return frozenset(found - {MULTI_MEMORY})
 
 
 def _import(section: Reader) -> Extern:

@@ -24,6 +24,7 @@ def describe(recognition: Recognition, exports: Sequence[WorkloadExport] | None 
         (*recognition.refusals, *recognition.remarks),
         max(0, len(imports) - MAX_LISTED),
         max(0, len(listed) - MAX_LISTED),
+        recognition.features,
     )
 
 

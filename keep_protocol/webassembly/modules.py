@@ -5,43 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+from keep_protocol.states import WasmFeature
+from keep_protocol.webassembly.core_types import CoreTypes, FunctionType
 from keep_protocol.webassembly.errors import MalformedError
+from keep_protocol.webassembly.features import MULTI_MEMORY
+from keep_protocol.webassembly.header import HEADER_SIZE
 from keep_protocol.webassembly.reading import Reader
 
 T = TypeVar("T")
 
-_FUNCTION_TYPE = 0x60
-
-_VALUE_TYPES = {
-    0x7F: "i32",
-    0x7E: "i64",
-    0x7D: "f32",
-    0x7C: "f64",
-    0x7B: "v128",
-    0x70: "funcref",
-    0x6F: "externref",
-    0x69: "exnref",
-}
-_REFERENCES = frozenset({0x63, 0x64})
 _KINDS = ("func", "table", "memory", "global", "tag")
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionType:
-    """Value types by their names in the text format."""
-
-    parameters: tuple[str, ...]
-    results: tuple[str, ...]
-
-    def __str__(self) -> str:
-        taken = f"func({', '.join(self.parameters)})"
-        match self.results:
-            case ():
-                return taken
-            case (one,):
-                return f"{taken} -> {one}"
-            case many:
-                return f"{taken} -> ({', '.join(many)})"
+_INITIALISED_TABLE = 0x40
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,54 +39,55 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class ModuleOutline:
-    """What a module wants and what it offers, in its order."""
+    """What a module wants and what it offers, in its order; and the names of features that its declarations need."""
 
     imports: tuple[Import, ...]
     exports: tuple[Export, ...]
+    features: frozenset[str] = frozenset()
 
 
 def read_module(wasm: bytes | bytearray) -> ModuleOutline:
     """The outline of a module whose header has been checked. Raises `MalformedError`."""
-    types: list[FunctionType] = []
+    return read_sections(Reader(wasm, HEADER_SIZE))
+
+
+def read_sections(module: Reader) -> ModuleOutline:
+    """The outline of the module whose sections come next. Raises `MalformedError`."""
+    core = CoreTypes()
+    types: list[FunctionType | None] = []
     functions: list[int] = []
     imports: tuple[Import, ...] = ()
     exports: list[tuple[str, str, int]] = []
-    for identifier, section in Reader(wasm, 8).sections():
+    memories = 0
+    for identifier, section in module.sections():
         match identifier:
             case 1:  # the type section
-                types = [_function_type(section) for _ in range(section.count())]
+                types = core.section(section)
             case 2:  # imports
-                imports = tuple(_import(section, types, functions) for _ in range(section.count()))
+                imports = tuple(_import(section, core, types, functions) for _ in range(section.count()))
+                memories += sum(each.kind == "memory" for each in imports)
             case 3:  # functions
                 functions += [section.unsigned() for _ in range(section.count())]
+            case 4:  # tables
+                _tables(section, core)
+            case 5:  # memories
+                memories += (count := section.count())
+                for _ in range(count):
+                    core.limits(section)
             case 7:  # exports
                 exports = [_export(section) for _ in range(section.count())]
+            case 13:  # tags
+                core.features.add(WasmFeature.EXCEPTIONS)
+    if memories > 1:
+        core.features.add(MULTI_MEMORY)
     named = tuple(
         Export(name, kind, _at(types, _at(functions, index)) if kind == "func" else None)
         for name, kind, index in exports
     )
-    return ModuleOutline(imports, named)
+    return ModuleOutline(imports, named, frozenset(core.features))
 
 
-def _function_type(section: Reader) -> FunctionType:
-    form = section.byte()
-    if form != _FUNCTION_TYPE:
-        raise MalformedError(f"it declares a type of form {form:#04x}; a keep knows function types only, no GC types")
-    parameters = tuple(_value_type(section) for _ in range(section.count()))
-    return FunctionType(parameters, tuple(_value_type(section) for _ in range(section.count())))
-
-
-def _value_type(section: Reader) -> str:
-    code = section.byte()
-    if code in _REFERENCES:
-        section.skip_number()
-        return "ref"
-    if (name := _VALUE_TYPES.get(code)) is None:
-        raise MalformedError(f"it has an unknown value type {code:#04x}")
-    return name
-
-
-def _import(section: Reader, types: list[FunctionType], functions: list[int]) -> Import:
+def _import(section: Reader, core: CoreTypes, types: list[FunctionType | None], functions: list[int]) -> Import:
     module, name, kind = section.name(), section.name(), _kind(section)
     match kind:
         case "func":
@@ -120,17 +95,30 @@ def _import(section: Reader, types: list[FunctionType], functions: list[int]) ->
             functions.append(index)
             return Import(module, name, kind, _at(types, index))
         case "table":
-            _value_type(section)
-            _skip_limits(section)
+            core.value_type(section)
+            core.limits(section)
         case "memory":
-            _skip_limits(section)
+            core.limits(section)
         case "global":
-            _value_type(section)
+            core.value_type(section)
             section.byte()
         case _:
+            core.features.add(WasmFeature.EXCEPTIONS)
             section.byte()
             section.skip_number()
     return Import(module, name, kind)
+
+
+def _tables(section: Reader, core: CoreTypes) -> None:
+    for _ in range(section.count()):
+        if section.peek() == _INITIALISED_TABLE:
+            # Its first value is an expression of any length, so those behind it are not looked at.
+            section.take(2)
+            core.value_type(section)
+            core.limits(section)
+            return
+        core.value_type(section)
+        core.limits(section)
 
 
 def _export(section: Reader) -> tuple[str, str, int]:
@@ -142,13 +130,6 @@ def _kind(section: Reader) -> str:
     if code >= len(_KINDS):
         raise MalformedError(f"it has an import or export of an unknown kind {code}")
     return _KINDS[code]
-
-
-def _skip_limits(section: Reader) -> None:
-    flags = section.byte()
-    # Bit 0: there is a maximum; bit 3: there is a page size of its own.
-    for _ in range(1 + (flags & 1) + (flags >> 3 & 1)):
-        section.skip_number()
 
 
 def _at(items: list[T], index: int) -> T:

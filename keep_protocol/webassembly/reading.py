@@ -35,6 +35,12 @@ class Reader:
         self.position += 1
         return value
 
+    def peek(self) -> int:
+        """The next byte, which stays the next."""
+        value = self.byte()
+        self.position -= 1
+        return value
+
     def unsigned(self) -> int:
         """A number in LEB128."""
         value = self.byte()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keep_protocol.keep_api import WorkloadExport, WorkloadImport
-from keep_protocol.states import WorkloadKind
+from keep_protocol.states import WasmFeature, WorkloadKind
 from keep_protocol.webassembly import header, wasi
 from keep_protocol.webassembly.components import ComponentOutline, read_component
+from keep_protocol.webassembly.core_types import FunctionType
 from keep_protocol.webassembly.errors import MalformedError
-from keep_protocol.webassembly.modules import Export, FunctionType, Import, ModuleOutline, read_module
+from keep_protocol.webassembly.features import impossible_features, known_features
+from keep_protocol.webassembly.modules import Export, Import, ModuleOutline, read_module
 
 _MAX_NAMED = 20
 _MAX_NAME = 100
@@ -29,6 +31,8 @@ class Recognition:
     exports: tuple[WorkloadExport, ...]
     refusals: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    features: tuple[WasmFeature, ...] = ()
+    """What its declarations need to be switched on. Single instructions may need more."""
 
 
 def recognize(wasm: bytes | bytearray) -> Recognition:
@@ -49,7 +53,7 @@ def _module(outline: ModuleOutline) -> Recognition:
         kind = WorkloadKind.COMMAND
     elif any(export.name == "_initialize" for export in functions):
         kind = WorkloadKind.REACTOR
-    refusals = _module_refusals(missing)
+    refusals = _module_refusals(missing) + impossible_features(outline.features)
     if entry is None and not any(export.name != "_initialize" for export in functions):
         offered = _listed([repr(export.name) for export in outline.exports]) or "nothing"
         refusals.append(
@@ -62,6 +66,7 @@ def _module(outline: ModuleOutline) -> Recognition:
         tuple(WorkloadExport(each.name, _type(each)) for each in outline.exports),
         tuple(refusals),
         _preview1_remarks(outline),
+        known_features(outline.features),
     )
 
 
@@ -136,6 +141,7 @@ def _component(outline: ComponentOutline) -> Recognition:
     if missing:
         without = "" if serves_http else ", and wasi:http to components that export wasi:http/incoming-handler"
         refusals.append(f"a keep does not have these imports: {_listed(missing)}; it offers WASI 0.2{without}")
+    refusals += impossible_features(outline.features)
     if not outline.exports:
         refusals.append("there is nothing to run or to call: it exports nothing")
     return Recognition(
@@ -144,6 +150,7 @@ def _component(outline: ComponentOutline) -> Recognition:
         tuple(WorkloadExport(each.name, each.kind) for each in outline.exports),
         tuple(refusals),
         _component_remarks(outline),
+        known_features(outline.features),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from keep_protocol.webassembly.modules import FunctionType
+from keep_protocol.webassembly.core_types import FunctionType
 
 PREVIEW1 = "wasi_snapshot_preview1"
 

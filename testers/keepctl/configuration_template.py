@@ -23,6 +23,9 @@ TEMPLATE: Final = """\
 # Start runs again that a restart of the keep interrupted (usual: false).
 #: restart = true
 
+# What it may have of WebAssembly beyond what every workload has (usual: nothing); keepctl inspect says what it needs.
+#: features = ["exceptions", "gc", "memory64", "relaxed-simd", "wide-arithmetic"]
+
 # What one run may use; sizes in bytes or with K, M, G, times in seconds or with s, m, h, d.
 #: [limits]
 #: memory = "64M"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +12,11 @@ import msgspec
 
 from keep_client import InvalidArgumentError
 from keep_client.configuration_file import ConfigurationFile, read_configuration
+from keep_client.configuration_file.features import feature_named
 from keep_protocol.network_policy import NO_NETWORK, NetworkPolicy
 from keep_protocol.spec import Limits
+from keep_protocol.states import WasmFeature
+from keep_protocol.workload_configuration import WorkloadConfiguration
 from testers.keepctl.command import add_command
 from testers.keepctl.configuration_template import TEMPLATE
 from testers.keepctl.console import say
@@ -40,6 +45,32 @@ def add_configuration_option(
 ) -> None:
     """`--config`, for commands that load or run a workload."""
     parser.add_argument("--config", metavar="FILE", type=Path, help=text)
+
+
+def add_feature_option(parser: argparse.ArgumentParser) -> None:
+    """`--feature`, for commands that make a keep for a workload."""
+    parser.add_argument(
+        "--feature",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help=f"let the workload have {', '.join(sorted(WasmFeature))} of WebAssembly",
+    )
+
+
+def with_features(configured: ConfigurationFile | None, names: Sequence[str]) -> ConfigurationFile | None:
+    """What is configured, with these features besides. Raises `InvalidArgumentError`."""
+    if not names:
+        return configured
+    configured = configured or ConfigurationFile(WorkloadConfiguration(), NO_NETWORK)
+    try:
+        wanted = (*configured.configuration.features, *map(feature_named, names))
+    except ValueError as error:
+        raise InvalidArgumentError(f"--feature: {error}") from None
+    features = tuple(sorted(set(wanted)))
+    return dataclasses.replace(
+        configured, configuration=msgspec.structs.replace(configured.configuration, features=features)
+    )
 
 
 def open_configuration(path: Path) -> ConfigurationFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import msgspec
 
 from keep_client import InvalidArgumentError, Source
 from keep_protocol.keep_api import HttpPortStatus, WorkloadDescription, WorkloadInfo
-from keep_protocol.states import WorkloadKind
+from keep_protocol.states import WasmFeature, WorkloadKind
 from keep_protocol.webassembly.description import describe
 from keep_protocol.webassembly.errors import MalformedError
 from keep_protocol.webassembly.recognition import recognize
@@ -107,8 +108,16 @@ def _described(info: WorkloadInfo) -> WorkloadDescription | None:
     if info.kind is None:
         return None
     return WorkloadDescription(
-        info.kind, info.imports, info.exports, info.problems, info.imports_omitted, info.exports_omitted
+        *(info.kind, info.imports, info.exports, info.problems),
+        *(info.imports_omitted, info.exports_omitted, info.features),
     )
+
+
+def _needs(features: Sequence[WasmFeature]) -> str | None:
+    if not features:
+        return None
+    listed = ", ".join(f'"{feature}"' for feature in features)
+    return f"{', '.join(features)}: off unless Keep.toml has features = [{listed}]"
 
 
 def _port(port: HttpPortStatus | None) -> str | None:
@@ -127,7 +136,14 @@ def _show(
 ) -> None:
     kind = None if described is None else f"{described.kind}: {_MEANINGS[described.kind]}"
     show_fields(
-        {"kind": kind, "size": size_text(size), "sha-256": digest, "runtime": runtime, "http port": _port(port)}
+        {
+            "kind": kind,
+            "size": size_text(size),
+            "sha-256": digest,
+            "needs": None if described is None else _needs(described.features),
+            "runtime": runtime,
+            "http port": _port(port),
+        }
     )
     if described is None:
         return

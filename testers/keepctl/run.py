@@ -37,10 +37,12 @@ from testers.keepctl import guest_paths
 from testers.keepctl.command import add_command
 from testers.keepctl.configurations import (
     add_configuration_option,
+    add_feature_option,
     limits_for,
     network_for,
     open_configuration,
     restarts_runs,
+    with_features,
 )
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import run_document, say, show_json
@@ -139,6 +141,7 @@ def register(subparsers: Subparsers) -> None:
     run.add_argument("file", metavar="FILE.wasm|FILE.py", type=Path)
     run.add_argument("--keep", metavar="KEEP", help="id or name of a keep (default: make one for this run)")
     add_configuration_option(run)
+    add_feature_option(run)
     run.add_argument("--arg", metavar="A", action="append", default=[], help="an argument; before those after --")
     run.add_argument("--env", metavar="K=V", type=_variable, action="append", default=[], help="a variable")
     run.add_argument(
@@ -201,6 +204,9 @@ def _run_interruptibly(options: argparse.Namespace) -> int:
 def _job(options: argparse.Namespace) -> Job:
     upload = upload_of(options)
     configured = None if options.config is None else open_configuration(options.config)
+    if options.feature and options.keep is not None and options.config is None:
+        raise InvalidArgumentError("--feature: a keep that exists has a configuration: give all of it with --config")
+    configured = with_features(configured, options.feature)
     if options.stdin not in (None, "-") and not Path(options.stdin).exists():
         raise InvalidArgumentError(f"{options.stdin} does not exist: --stdin takes a file, or -")
     if options.secret and options.keep is None:

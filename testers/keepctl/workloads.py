@@ -70,7 +70,8 @@ def _load(options: argparse.Namespace) -> int:
     with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
         # What is loaded now must not be refused for what comes, nor what comes for what is configured now.
         http = None if configured is None else configured.configuration.http
-        first = http is None or not http.wagi
+        features = () if configured is None else configured.configuration.features
+        first = http is None or not http.wagi or bool(features)
         if configured is not None and first:
             # So what the keep refuses of it costs no upload.
             keep.configure(configured.configuration)

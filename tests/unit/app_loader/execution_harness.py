@@ -200,9 +200,14 @@ def execute(
         sealed = wanted.at_rest is AtRest.SEALED
         storage: Storage = SealedStorage(state, sealer.find, sealer.hardware) if sealed else PLAIN
         files = Files(state / "files", wanted.limits.files, storage, memory=wanted.limits.memory)
-        workload = Workload(state, runner, wanted.limits, compile_limits, files=files, storage=storage)
-        workload.restore()
         workload_configuration = ConfigurationStore(state, wanted, storage)
+        workload = Workload(
+            *(state, runner, wanted.limits, compile_limits),
+            files=files,
+            storage=storage,
+            features=workload_configuration.features,
+        )
+        workload.restore()
         workload_configuration.restore()
         opener = SocketOpener(lambda: execution.network, state / "workload", lambda: execution.tls())
         secrets = SecretStore()

@@ -56,23 +56,6 @@ def test_a_module_that_is_invalid_is_refused_with_the_compilers_reason(tmp_path:
     assert "\n" not in refusal.detail
 
 
-@pytest.mark.parametrize(
-    ("text", "feature"),
-    [
-        ('(module (memory 1 1 shared) (func (export "f")))', "threads"),
-        ('(module (memory i64 1) (func (export "f")))', "memory64"),
-        ('(module (memory 1) (memory 1) (func (export "f")))', "multi"),
-        ("(module (type (struct (field i32))))", "gc"),
-    ],
-)
-def test_a_module_that_needs_more_of_webassembly_than_a_keep_offers_is_refused(
-    tmp_path: Path, text: str, feature: str
-) -> None:
-    refusal = refusal_of(tmp_path, wat(text))
-    assert refusal.code == ErrorCode.COMPILE_FAILED
-    assert feature in refusal.detail
-
-
 def test_all_unknown_imports_are_named_at_once(tmp_path: Path) -> None:
     text = """(module (import "env" "a" (func))
       (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))

@@ -153,6 +153,8 @@ def test_the_digest_does_not_depend_on_the_order_of_keys_or_on_defaults_written_
         ({"limits": {"cpu": 1}}, "$.limits"),
         ({"http": {"port": 0}}, "$.http.port"),
         ({"restart": "always"}, "$.restart"),
+        ({"features": ["gc", "threads"]}, "$.features[1]"),
+        ({"features": ["gc", "gc"]}, "$"),
     ],
 )
 def test_what_is_wrong_is_refused_by_name_and_changes_nothing(tmp_path: Path, document: Any, field: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 
+import pytest
 import wasmtime
 from wasmtime import _bindings
 
 from app_loader import component_binding, wasmtime_binding
+from app_loader.engine import Engine, Module
 from app_loader.traps import TRAPS
 
 
@@ -63,3 +65,20 @@ def test_sizes_of_numbers_are_those_of_the_installed_library() -> None:
 def test_traps_have_the_names_of_the_installed_library() -> None:
     known = {code.value: code.name.lower().replace("_", "-") for code in wasmtime.TrapCode}
     assert all(known[code] == name for code, name in TRAPS.items())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(module (memory 1) (func (memory.fill (i32.const 0) (i32.const 0) (i32.const 1))))",
+        "(module (func (drop (i32.extend8_s (i32.const 1)))))",
+        "(module (func (drop (i32.trunc_sat_f32_s (f32.const 1)))))",
+        "(module (func (result i32 i32) (i32.const 1) (i32.const 2)))",
+        "(module (table 1 externref) (func (result externref) (table.get (i32.const 0))))",
+        "(module (func (result v128) (v128.const i64x2 0 0)))",
+        "(module (global i32 (i32.add (i32.const 1) (i32.const 2))))",
+        "(module (func $again return_call $again))",
+    ],
+)
+def test_what_every_workload_may_use_needs_nothing_switched_on(text: str) -> None:
+    Module.compile(Engine(multi_memory=False), bytearray(wasmtime.wat2wasm(text))).close()

@@ -13,8 +13,8 @@ import pytest
 
 from app_loader.errors import ModuleLoadError, RunnerDiedError
 from app_loader.runner import Runner
-from keep_protocol.keep_api import RunRequest
-from keep_protocol.states import ExitReason
+from keep_protocol.keep_api import RunRequest, WorkloadDescription
+from keep_protocol.states import ExitReason, WorkloadKind
 from tests.unit.app_loader.execution_harness import (
     PATIENCE,
     RETURNS,
@@ -220,7 +220,7 @@ def test_a_module_with_another_digest_is_not_mapped(tmp_path: Path) -> None:
         path = tmp_path / "workload" / "forged.cwasm"
         path.write_bytes(b"native code")
         with pytest.raises(ModuleLoadError, match="digest"):
-            await keep.runner.load("forged", path, "00" * 32)
+            await keep.runner.load("forged", path, "00" * 32, WorkloadDescription(WorkloadKind.COMMAND))
 
     execute(tmp_path, scenario)
 

@@ -102,7 +102,7 @@ def test_a_guest_that_takes_ten_thousand_connections_is_stopped_at_its_limit(tmp
     ("text", "code"),
     [
         ('(module (import "env" "memory" (memory 1)) (func (export "_start")))', ErrorCode.WORKLOAD_INVALID),
-        ('(module (memory (export "memory") i64 1) (func (export "_start")))', ErrorCode.COMPILE_FAILED),
+        ('(module (memory (export "memory") i64 1) (func (export "_start")))', ErrorCode.FEATURE_OFF),
     ],
 )
 def test_memories_that_the_shim_cannot_share_are_refused_when_loaded(

@@ -14,6 +14,7 @@ from keep_client.configuration_file import ConfigurationFile, read_configuration
 from keep_protocol.configuration_check import check_configuration
 from keep_protocol.egress.rule_text import parse_rule
 from keep_protocol.network_policy import NetworkPolicy
+from keep_protocol.states import WasmFeature
 from keep_protocol.workload_configuration import WorkloadConfiguration
 from testers.keepctl.configuration_template import TEMPLATE
 from tests.unit.app_loader.execution_harness import spec
@@ -53,6 +54,7 @@ stdin = "stream"
 stdout = "keep"
 stderr = "null"
 restart = true
+features = ["gc", "memory64"]
 
 [limits]
 memory = "64M"
@@ -198,6 +200,7 @@ def test_every_key_of_a_keep_file_is_read(tmp_path: Path) -> None:
             "stdin": "stream",
             "stderr": "null",
             "restart": True,
+            "features": ["gc", "memory64"],
             "limits": {"memory": 2**26, "run_time": 120, "output": 1000},
             "mounts": [{"guest": "/data", "area": "data", "path": "sub", "writable": True}],
             "secrets": [{"name": "db", "env": "DB"}, {"name": "key", "file": "/secrets/key"}],
@@ -278,6 +281,15 @@ def test_every_table_is_missed_when_it_is_misspelt(tmp_path: Path, header: str) 
         ('limits = { memory = "64X" }', "expected a number, or a string with one of K, M, G, T behind it"),
         ('egress = { allow = ["https://a/b"] }', "rules are about hosts"),
         ('egress = { allow = ["a.test"], deny = ["a.test"] }', "a.test"),
+        ('features = ["GC", "exception"]', "Keep.toml:1: features[0]: there is no feature 'GC'; did you mean \"gc\"?"),
+        (
+            'features = ["gc", "exception"]',
+            "features[1]: there is no feature 'exception'; did you mean \"exceptions\"?",
+        ),
+        ('features = ["quux"]', "known are exceptions, gc, memory64, relaxed-simd, wide-arithmetic"),
+        ('features = ["threads"]', "no keep has threads: a keep runs a guest in one thread"),
+        ('features = ["gc", "gc"]', "`features` names gc twice"),
+        ("features = [1]", "features[0]: expected the name of a feature, found an integer"),
         ('[[files]]\nkind = "listen"\nname = "a"', "it needs `prot`"),
         (
             '[[files]]\nkind = "listen"\nname = "a"\nprot = "tls"\ntls = { roots = "none.pem" }',
@@ -316,6 +328,7 @@ def test_what_init_writes_changes_nothing_and_does_what_it_says_when_it_is_switc
     assert (configuration.args, configuration.env) == (("--verbose",), {"LANG": "C"})
     assert (configuration.stdin, configuration.stderr, configuration.restart) == ("stream", "null", True)
     assert (configuration.limits.memory, configuration.limits.run_time) == (64 * 2**20, 30)
+    assert set(configuration.features) == set(WasmFeature)
     assert [file.__struct_config__.tag for file in configuration.files or ()] == [
         *("stdin", "stdout", "stderr", "listen", "connect")
     ]

@@ -12,9 +12,9 @@ import wasmtime.component
 
 from keep_protocol.states import WorkloadKind
 from keep_protocol.webassembly import wasi
+from keep_protocol.webassembly.core_types import FunctionType
 from keep_protocol.webassembly.description import MAX_LISTED, describe
 from keep_protocol.webassembly.errors import MalformedError
-from keep_protocol.webassembly.modules import FunctionType
 from keep_protocol.webassembly.recognition import Recognition, recognize
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -61,7 +61,53 @@ def test_the_examples_are_what_they_say(name: str, kind: WorkloadKind) -> None:
     found = recognize(example(name))
     assert found.kind is kind
     assert found.refusals == ()
+    assert found.features == ()
     assert all(wanted.given for wanted in found.imports)
+
+
+GC_FIELDS = '(type (array (mut i8))) (func (export "f"))'
+
+
+@pytest.mark.parametrize(
+    ("text", "features"),
+    [
+        ('(module (memory 1 2) (table 1 2 funcref) (func (export "f") (param v128 externref)))', ()),
+        ('(module (import "env" "m" (memory i64 1)) (func (export "f")))', ("memory64",)),
+        ('(module (table i64 1 funcref) (func (export "f")))', ("memory64",)),
+        ('(module (table 1 anyref) (func (export "f")))', ("gc",)),
+        ('(module (type $t (func)) (func $f) (table 1 (ref $t) (ref.func $f)) (func (export "f")))', ("gc",)),
+        (f"(module {GC_FIELDS})", ("gc",)),
+        ('(module (rec (type (sub (struct (field (ref null 0))))) (type (func))) (func (export "f")))', ("gc",)),
+        ('(module (import "env" "g" (global (ref null any))) (func (export "f")))', ("gc",)),
+        ('(module (func (export "f") (result (ref null exn)) unreachable))', ("exceptions",)),
+        ('(module (import "env" "t" (tag)) (memory i64 1) (func (export "f")))', ("exceptions", "memory64")),
+        (f"(component (core module {GC_FIELDS}))", ("gc",)),
+        (
+            f"(component (component (component (core module {GC_FIELDS})) (core module (tag))))",
+            ("exceptions", "gc"),
+        ),
+        ("(component (core module (memory 1) (memory 1)))", ()),
+    ],
+)
+def test_features_that_declarations_need_are_told(text: str, features: tuple[str, ...]) -> None:
+    assert recognized(text).features == features
+
+
+def test_types_behind_those_of_the_collector_are_found_at_their_index() -> None:
+    found = recognized("""(module (rec (type (struct (field i8 (mut i64) (ref null 1)))) (type (array i16)))
+      (type (func (param i64) (result f32))) (func (export "f") (type 2) (f32.const 0)))""")
+    assert [(each.name, each.type) for each in found.exports] == [("f", "func(i64) -> f32")]
+
+
+def test_what_no_keep_has_is_a_refusal_in_components_too() -> None:
+    (refusal, *_) = recognized("(component (core module (memory 1 1 shared)))").refusals
+    assert refusal.startswith("it needs threads: a keep runs a guest in one thread")
+
+
+def test_a_core_module_that_is_damaged_inside_a_component_is_left_to_the_compiler() -> None:
+    inner = b"\0asm\x01\0\0\0\x01\x7f"
+    outer = b"\0asm\x0d\0\x01\0" + bytes((1, len(inner))) + inner
+    assert recognize(outer).features == ()
 
 
 def test_imports_and_exports_have_types() -> None:

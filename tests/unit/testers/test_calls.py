@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import wasmtime
 
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import WorkloadDescription, WorkloadExport, WorkloadImport
@@ -84,6 +85,17 @@ def test_a_file_that_a_keep_would_refuse_has_status_1(program: Program, tmp_path
     (text := tmp_path / "app.py").write_text("print('hello')")
     assert "refused: this is no WebAssembly" in program("testers.keepctl", "inspect", str(text)).stdout
     assert json.loads(program("testers.keepctl", "inspect", str(text), "--json").stdout)["workload"] is None
+
+
+def test_what_a_file_needs_to_be_switched_on_is_told(program: Program, tmp_path: Path) -> None:
+    (module := tmp_path / "a.wasm").write_bytes(
+        bytes(wasmtime.wat2wasm('(module (memory i64 1) (type (struct)) (func (export "f")))'))
+    )
+    shown = program("testers.keepctl", "inspect", str(module))
+    assert shown.returncode == 0
+    assert 'gc, memory64: off unless Keep.toml has features = ["gc", "memory64"]' in shown.stdout
+    document = json.loads(program("testers.keepctl", "inspect", str(module), "--json").stdout)
+    assert document["workload"]["features"] == ["gc", "memory64"]
 
 
 def test_the_workload_of_a_keep_is_inspected(fake: FakeDeployment, keepctl: Program, wasm: Path) -> None:
