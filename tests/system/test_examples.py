@@ -72,6 +72,20 @@ def test_a_reactor_of_wat_is_initialized_before_each_call(deployment: Deployment
     assert [deployment.keepctl("call", keep, "add", "5").stdout for _ in range(2)] == ["105\n", "105\n"]
 
 
+def test_what_needs_features_of_webassembly_runs_where_they_are_on_and_nowhere_else(
+    deployment: Deployment, keep: str
+) -> None:
+    trees = str(example("trees"))
+    refused = deployment.keepctl("load", keep, trees, check=False)
+    assert "feature-off" in refused.stderr
+    assert 'add features = ["exceptions", "gc"] to Keep.toml' in refused.stderr
+    deployment.keepctl("load", keep, trees, "--config", str(EXAMPLES / "trees" / "Keep.toml"))
+    assert deployment.json("inspect", keep)["features"] == ["exceptions", "gc"]
+    assert [deployment.keepctl("call", keep, "nodes", depth).stdout for depth in ("10", "-1")] == ["2047\n", "-1\n"]
+    large = deployment.keepctl("call", keep, "nodes", "24", "--memory", "16M", check=False)
+    assert "call-memory" in large.stderr
+
+
 def test_rust_serves_a_port_with_the_keeps_certificate(deployment: Deployment, tmp_path: Path) -> None:
     port = free_port()
     (config := tmp_path / "Keep.toml").write_text(
