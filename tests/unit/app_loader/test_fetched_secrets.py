@@ -163,6 +163,7 @@ def test_a_run_with_a_secret_that_was_interrupted_goes_on_with_it_in_the_next_li
     body = b'{"secrets": [{"name": "key", "env": "KEY"}]}'
     started = wire.ask("POST", "/v1/runs", body, content_type=JSON)
     run = msgspec.json.decode(started.body, type=Run)
+    eventually(lambda: fetching.served() == 1)
     fetching.kill_and_restart()
 
     def state() -> RunState:
