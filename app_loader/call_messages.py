@@ -6,7 +6,7 @@ import struct
 
 import msgspec
 
-from app_loader.runner_messages import Report
+from app_loader.runner_messages import ProcessUsage, Report
 
 LENGTH = struct.Struct("!I")
 
@@ -55,10 +55,19 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
 
 Answer = Returned | Refused | GuestFailed | Broken
 
+
+class Answered(msgspec.Struct, frozen=True):
+    """An answer and what it took; `total` are the seconds of processor time that the process has had in its life."""
+
+    answer: Answer
+    used: ProcessUsage
+    total: float
+
+
 order_encoder = msgspec.json.Encoder()
 order_decoder = msgspec.json.Decoder(CallOrder)
 answer_encoder = msgspec.json.Encoder()
-answer_decoder = msgspec.json.Decoder(Answer)
+answer_decoder = msgspec.json.Decoder(Answered)
 
 
 def framed(content: bytes) -> bytes:

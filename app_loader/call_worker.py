@@ -12,6 +12,7 @@ from app_loader.call_messages import (
     LENGTH,
     MAX_ANSWER,
     Answer,
+    Answered,
     Broken,
     CallOrder,
     GuestFailed,
@@ -54,8 +55,9 @@ class CallWorker(WorkerProcess):
     async def ask(self, order: CallOrder, timeout: float) -> msgspec.Raw:
         """The function's result as JSON; the process is killed if it takes longer than `timeout` seconds.
 
-        Raises `RefusalError`.
+        Afterwards `used` is what that took, as far as it is known. Raises `RefusalError`.
         """
+        self.begin_work()
         try:
             async with asyncio.timeout(timeout):
                 answer = await self._exchange(order)
@@ -99,7 +101,16 @@ class CallWorker(WorkerProcess):
         elif len(self._received) - LENGTH.size >= size:
             packet = bytes(self._received[LENGTH.size :])
             self._received.clear()
-            self._answer(_decoded(packet))
+            self._take(packet)
+
+    def _take(self, packet: bytes) -> None:
+        try:
+            answered: Answered = answer_decoder.decode(packet)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._answer(Broken(f"the answer is malformed: {error}"))
+            return
+        self.end_work(answered.used, answered.total)
+        self._answer(answered.answer)
 
     def _answer(self, answer: Answer | None) -> None:
         if self._answered is not None and not self._answered.done():
@@ -117,14 +128,6 @@ def _broken_off(ending: Ending) -> Answer:
     if ending.report is not None:
         return GuestFailed(ending.report)
     return Broken(ending.error or "its process is gone")
-
-
-def _decoded(packet: bytes) -> Answer:
-    try:
-        answer: Answer = answer_decoder.decode(packet)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Broken(f"the answer is malformed: {error}")
-    return answer
 
 
 def _result(answer: Answer) -> msgspec.Raw:

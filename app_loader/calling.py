@@ -16,6 +16,7 @@ from app_loader.call_messages import (
     LENGTH,
     MAX_RESULT,
     Answer,
+    Answered,
     Broken,
     CallOrder,
     GuestFailed,
@@ -28,8 +29,9 @@ from app_loader.call_messages import (
 from app_loader.confinement import confine_to_folders
 from app_loader.errors import CallFailedError, EngineError
 from app_loader.instances import Instances
+from app_loader.process_usage import own_usage
 from app_loader.program import Program
-from app_loader.runner_messages import Assignment
+from app_loader.runner_messages import Assignment, ProcessUsage
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.strict_json import decode_strictly
 
@@ -44,7 +46,11 @@ def serve_calls(program: Program, channel: socket.socket) -> None:
     become_server()
     instances = Instances(program)
     while (packet := _receive(channel)) is not None:
-        channel.sendall(framed(answer_encoder.encode(_answer(program, instances, packet))))
+        before = own_usage().cpu
+        answer = _answer(program, instances, packet)
+        after = own_usage()
+        used = ProcessUsage(after.cpu - before, after.memory)
+        channel.sendall(framed(answer_encoder.encode(Answered(answer, used, after.cpu))))
 
 
 def become_server() -> None:

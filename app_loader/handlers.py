@@ -58,6 +58,8 @@ async def status(keep: Keep, request: Request) -> Response:
             you=tuple(role for role in KeepRole if role in request.roles),
             configuration_digest=None if configuration is None else configuration.hex(),
             http_port=None if keep.http_port is None else keep.http_port.status,
+            calls=keep.calls.counts,
+            requests=keep.http.counts,
         )
     )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
 
+from app_loader.going_request import GoingRequest
 from app_loader.http_worker import HttpWorker
 from app_loader.messages import Body, Fields, Request, Response
 from app_loader.runner_messages import Report
@@ -18,13 +20,14 @@ from app_loader.wasi_http.frames import (
     Headers,
     Outcome,
     RequestHead,
+    ResponseHead,
+    conclusion_decoder,
     encode,
     headers_decoder,
-    outcome_decoder,
     response_decoder,
 )
 from keep_protocol.errors import PROBLEM_HEADER, ErrorCode, RefusalError
-from keep_protocol.states import ExitReason
+from keep_protocol.states import ExitReason, ServedOutcome
 
 _logger = logging.getLogger(__name__)
 
@@ -74,10 +77,20 @@ def request_head(
 
 
 class Answering:
-    """A worker at one request; `release` takes it back, once, when it is done or dead."""
+    """A worker at one request; `release` takes it back, once, when it is done or dead, and `going` is over then."""
 
-    def __init__(self, worker: HttpWorker, body: Body, timeout: float, release: Callable[[HttpWorker], None]) -> None:
+    def __init__(
+        self,
+        worker: HttpWorker,
+        body: Body,
+        timeout: float,
+        going: GoingRequest,
+        release: Callable[[HttpWorker], None],
+    ) -> None:
         self._worker = worker
+        self._going = going
+        going.begin()
+        worker.begin_work()
         self._body = body
         self._timeout = timeout
         self._release = release
@@ -97,12 +110,13 @@ class Answering:
             received = await self._worker.next_frame()
             if received is None or received[0] is not Frame.HEAD:
                 raise await self._failure(received)
-            given = response_decoder.decode(received[1])
+            given = _response_head(received[1])
         except BaseException as error:
+            if isinstance(error, RefusalError):
+                self._going.fail(error)
             await self._give_up()
-            if isinstance(error, msgspec.DecodeError):
-                raise RefusalError(ErrorCode.HTTP_LOST, f"the response is malformed: {error}") from None
             raise
+        self._going.status = given.status
         self._response = Response(given.status, self)
         self._response.fields = response_fields(given.headers)
         return self._response
@@ -112,16 +126,20 @@ class Answering:
             received = await self._worker.next_frame()
             match received:
                 case Frame.BODY, content:
+                    self._going.output += len(content)
                     yield content
                 case Frame.END, trailers:
                     if trailers:
                         self._response.trailers = response_fields(headers_decoder.decode(trailers))
                     self._complete = True
+                    self._going.outcome = ServedOutcome.ANSWERED
                     return
                 case Frame.ABORT, _:
+                    await self._find_cause()
                     raise ConnectionAbortedError
                 case _:
                     failure = await self._failure(received)
+                    self._going.fail(failure)
                     _logger.info("a response broke off: %s", failure.code)
                     raise ConnectionAbortedError
 
@@ -140,6 +158,7 @@ class Answering:
     async def _send_body(self) -> None:
         try:
             async for chunk in self._body:
+                self._going.input += len(chunk)
                 self._worker.send(Frame.BODY, chunk)
                 await self._worker.drain()
         except RefusalError as refusal:
@@ -155,14 +174,29 @@ class Answering:
         while received is not None and received[0] is not Frame.DONE:
             received = await self._worker.next_frame()
         if received is not None:
-            outcome = outcome_decoder.decode(received[1])
-            failure = self._refusal or _refusal(outcome)
+            failure = self._refusal or _refusal(self._conclude(received[1]))
         elif self._refusal is not None:
             failure = self._refusal
         else:
             ending = await self._worker.ending()
             failure = refusal_of_report(ending.report) if ending.report else lost(ending.error)
         return failure
+
+    async def _find_cause(self) -> None:
+        """A guest that has broken its response off may go on, but has mostly ended, and then it has been told why."""
+        self._going.fail(RefusalError(ErrorCode.HTTP_UNANSWERED, "the guest broke its response off"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RETURN_SECONDS):
+                self._going.fail(await self._failure((Frame.ABORT, b"")))
+
+    def _conclude(self, content: bytes) -> Outcome:
+        """What the worker says at the end of a request."""
+        try:
+            conclusion = conclusion_decoder.decode(content)
+        except msgspec.DecodeError as error:
+            return Outcome(broken=f"its process is not understood: {error}")
+        self._worker.end_work(conclusion.used, conclusion.total)
+        return conclusion.outcome
 
     def _expire(self) -> None:
         self._refusal = RefusalError(ErrorCode.HTTP_TIMEOUT, f"the workload took longer than {self._timeout:g} s")
@@ -180,7 +214,14 @@ class Answering:
         try:
             while (received := await self._worker.next_frame()) is not None:
                 if received[0] is Frame.DONE:
+                    outcome = self._conclude(received[1])
+                    if outcome.report is not None:
+                        self._going.fail(refusal_of_report(outcome.report))
                     break
+            else:
+                ending = await self._worker.ending()
+                if failure := self._refusal or (refusal_of_report(ending.report) if ending.report else None):
+                    self._going.fail(failure)
         finally:
             self._finish(kill=received is None)
 
@@ -192,11 +233,19 @@ class Answering:
         self._deadline.cancel()
         if kill:
             self._worker.kill()
+        self._going.end(self._worker.used)
         self._release(self._worker)
 
 
 _background: set[asyncio.Task[None]] = set()
 """Tasks live as long as they are referenced."""
+
+
+def _response_head(content: bytes) -> ResponseHead:
+    try:
+        return response_decoder.decode(content)
+    except msgspec.DecodeError as error:
+        raise RefusalError(ErrorCode.HTTP_LOST, f"the response is malformed: {error}") from None
 
 
 def _refusal(outcome: Outcome) -> RefusalError:

@@ -6,23 +6,28 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from app_loader.errors import RunnerDiedError
+from app_loader.events import Events
 from app_loader.messages import Request, Response
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
 from app_loader.workload import Workload
 from app_loader.workload_record import LoadedModule
 from keep_protocol.errors import ErrorCode, RefusalError
+from keep_protocol.keep_api import ServedCounts
 from keep_protocol.spec import Limits
-from keep_protocol.states import WorkloadKind
+from keep_protocol.states import KeepEventKind, WorkloadKind
 
 if TYPE_CHECKING:
     # Imported with the first request: most keeps serve no HTTP for their workload.
+    from app_loader.going_request import GoingRequest
     from app_loader.http_log import HttpLog
     from app_loader.http_worker import HttpWorker
     from app_loader.network import Network
+    from app_loader.served import Served
     from app_loader.trusted_roots import TrustedRoots
     from app_loader.wagi.serving import Commands
     from app_loader.worker_pool import Places, WorkerPool
+    from keep_protocol.served_api import RequestRecord
     from keep_protocol.workload_configuration import WorkloadConfiguration
 
 API_SEGMENTS = 2
@@ -41,16 +46,29 @@ class HttpService:
         limits: Limits,
         oom_kills: OomKills | None = None,
         roots: TrustedRoots | None = None,
+        events: Events | None = None,
     ) -> None:
+        """`events` get the requests that fail."""
         self._runner = runner
         self._workload = workload
         self._limits = limits
         self._oom_kills = oom_kills or OomKills()
         self._roots = roots
+        self._events = events or Events()
+        self._served: Served[GoingRequest] | None = None
         self._workers: WorkerPool[HttpWorker] | None = None
         self._commands: Commands | None = None
         self._places: Places | None = None
         self._log: HttpLog | None = None
+
+    @property
+    def counts(self) -> ServedCounts:
+        """Of the requests that there are and were."""
+        return ServedCounts() if self._served is None else self._served.counts(self._places)
+
+    def records(self) -> tuple[RequestRecord, ...]:
+        """The newest requests, in the order of their ends."""
+        return () if self._served is None else tuple(request.record() for request in self._served.newest)
 
     async def answer(
         self,
@@ -64,6 +82,27 @@ class HttpService:
 
         `below` is how many segments of the path are the keep's. Raises `RefusalError` when there is none.
         """
+        from app_loader.going_request import GoingRequest
+
+        going, served = GoingRequest(request, below), self._known()
+        try:
+            return await self._answer(request, network, configuration, below, going)
+        except BaseException as error:
+            # One whose turn has come is remembered when its process is free again.
+            if not going.begun:
+                if isinstance(error, RefusalError):
+                    going.fail(error)
+                served.add(going)
+            raise
+
+    async def _answer(
+        self,
+        request: Request,
+        network: Callable[[], Network] | None,
+        configuration: WorkloadConfiguration | None,
+        below: int,
+        going: GoingRequest,
+    ) -> Response:
         from app_loader.http_answer import Answering, request_head
 
         memory, run_time = self._limits.memory, self._limits.run_time
@@ -75,7 +114,7 @@ class HttpService:
             run_time = configuration.limits.run_time or run_time
             if configuration.http is not None and configuration.http.wagi:
                 commands = self._command_runner()
-                return await commands.answer(request, configuration, memory, run_time, below)
+                return await commands.answer(request, configuration, memory, run_time, below, going)
             environment = tuple(configuration.env.items())
             reuse = configuration.reuse
         head = request_head(request, memory, environment, below=below, reuse=reuse)
@@ -84,8 +123,19 @@ class HttpService:
             worker = await workers.take(_check)
         except RunnerDiedError as error:
             raise RefusalError(ErrorCode.HTTP_LOST, str(error)) from None
-        answering = Answering(worker, request.body, run_time, workers.give_back)
-        return await answering.begin(head)
+
+        def release(worker: HttpWorker) -> None:
+            self._known().add(going)
+            workers.give_back(worker)
+
+        return await Answering(worker, request.body, run_time, going, release).begin(head)
+
+    def _known(self) -> Served[GoingRequest]:
+        if self._served is None:
+            from app_loader.served import Served
+
+            self._served = Served(self._events, KeepEventKind.REQUEST_FAILED)
+        return self._served
 
     def log(self) -> HttpLog:
         """What the workload has printed while it answered."""
@@ -127,7 +177,8 @@ class HttpService:
         if self._commands is None:
             from app_loader.wagi.serving import Commands
 
-            self._commands = Commands(self._runner, self._workload, self._oom_kills, self._common_places(), self.log())
+            places, log = self._common_places(), self.log()
+            self._commands = Commands(self._runner, self._workload, self._oom_kills, places, log, self._known().add)
         return self._commands
 
     def _common_places(self) -> Places:

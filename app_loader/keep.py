@@ -49,6 +49,7 @@ class Keep:
         broker: Path | None = None,
         sealer: SealerSource | None = None,
         make_http_port: Callable[[Keep], HttpPort] | None = None,
+        events: Events | None = None,
     ) -> None:
         self.id = configuration.id
         self.spec = spec
@@ -65,7 +66,7 @@ class Keep:
         """What proves the keep; None in keeps that are only pinned."""
         self.spki = spki
         self.secrets = secrets or SecretStore()
-        self.events = Events()
+        self.events = events or Events()
         self.secret_sources: SecretSources | None = None
         """What fetches secrets; None in keeps whose spec names none."""
         self.sealer = sealer or SealerSource(configuration, spec, state, evidence)

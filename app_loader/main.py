@@ -18,6 +18,7 @@ from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
 from app_loader.errors import AppLoaderError, RunnerDiedError
+from app_loader.events import Events
 from app_loader.files import Files
 from app_loader.http_service import HttpService
 from app_loader.identity import Identity
@@ -162,6 +163,7 @@ class _Service:
         features = self._workload_configuration.features
         self._workload = Workload(state, runner, spec.limits, files=files, storage=storage, features=features)
         self._secrets = SecretStore()
+        events = Events()
         self._runs = Runs(
             state,
             runner,
@@ -172,11 +174,12 @@ class _Service:
             files=files,
             sealer=sealer.get,
             sockets=lambda: _socket_opener(self._keep, state, self._tls_of_workload),
+            events=events,
         )
         self._relay: TlsRelay | None = None
         """Of the workload's TLS; most keeps have none."""
-        self._calls = Calls(runner, self._workload, spec.limits)
-        self._http = HttpService(runner, self._workload, spec.limits)
+        self._calls = Calls(runner, self._workload, spec.limits, events=events)
+        self._http = HttpService(runner, self._workload, spec.limits, events=events)
         keep = self._keep = Keep(
             configuration,
             spec,
@@ -194,6 +197,7 @@ class _Service:
             broker=broker,
             sealer=sealer,
             make_http_port=self._http_port,
+            events=events,
         )
         self._sources = keep.secret_sources = _secret_sources(keep, evidence)
         self._server = Server(Dispatcher(keep), Trust(identity, principals), principals)

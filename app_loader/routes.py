@@ -210,7 +210,23 @@ ROUTES: Final[tuple[Route, ...]] = (
         answers={_OK: (CallResult,)},
         frequent=True,
     ),
+    Route(
+        "GET",
+        "/v1/calls",
+        RUN_READERS,
+        Deferred("app_loader.served_handlers", "list_calls"),
+        "The newest calls of this life of the keep: how each ended and what it used, without arguments and results",
+        answers={_OK: (Deferred("keep_protocol.served_api", "CallList"),)},
+    ),
     *(_http(method) for method in HTTP_METHODS),
+    Route(
+        "GET",
+        "/v1/http-requests",
+        AUDITORS,
+        Deferred("app_loader.served_handlers", "list_requests"),
+        "The newest HTTP requests to the workload in this life of the keep: how each ended and what it used",
+        answers={_OK: (Deferred("keep_protocol.served_api", "RequestList"),)},
+    ),
     Route(
         "GET",
         "/v1/http-log",
@@ -315,7 +331,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/events",
         AUDITORS,
         Deferred("app_loader.network_handlers", "list_events"),
-        "What happened in this life of the keep: denied connections",
+        "What happened in this life of the keep: denied connections, secrets, ends of runs, failed calls and requests",
         query={
             "cursor": Parameter("only what came after this event", {"type": "integer", "minimum": 0}),
             "limit": Parameter("at most so many", {"type": "integer", "minimum": 1, "maximum": 1000}),

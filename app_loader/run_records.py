@@ -118,3 +118,11 @@ class RunRecords:
 def running(run: Run, since: str) -> Run:
     """The record of a run whose process is started."""
     return msgspec.structs.replace(run, state=RunState.RUNNING, started_at=since)
+
+
+def told_at_end(run: Run) -> dict[str, str | int | float | None]:
+    """Of a run that is over, what its event tells: reason and usage."""
+    ending = {} if run.exit is None else msgspec.structs.asdict(run.exit)
+    ending.pop("backtrace", None)
+    usage = {} if run.usage is None else msgspec.structs.asdict(run.usage)
+    return {"run": run.id, **ending, **usage}

@@ -14,6 +14,7 @@ import msgspec
 
 from app_loader.clock import now
 from app_loader.configuration_store import ConfigurationStore
+from app_loader.events import Events
 from app_loader.execution import Execution
 from app_loader.files import Files
 from app_loader.files_guard import FilesGuard
@@ -22,7 +23,7 @@ from app_loader.oom import OomKills
 from app_loader.run_admission import check_queue, check_runnable
 from app_loader.run_assignment import assignment_of
 from app_loader.run_folders import RunFolders
-from app_loader.run_records import RunRecords, running
+from app_loader.run_records import RunRecords, running, told_at_end
 from app_loader.runner import Runner, close_all
 from app_loader.secret_delivery import SecretDelivery
 from app_loader.secret_store import SecretStore
@@ -32,7 +33,7 @@ from app_loader.workload_record import LoadedModule
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.keep_api import Run, RunExit, RunRequest
 from keep_protocol.spec import KeepSpec
-from keep_protocol.states import ExitReason, RunState
+from keep_protocol.states import ExitReason, KeepEventKind, RunState
 
 if TYPE_CHECKING:
     # Imported with the first run that needs them.
@@ -65,7 +66,9 @@ class Runs:
         files: Files | None = None,
         sealer: Callable[[], Awaitable[Sealer]] | None = None,
         sockets: Callable[[], SocketOpener],
+        events: Events | None = None,
     ) -> None:
+        """`events` get the ends of runs."""
         files = files or Files(state / "files", spec.limits.files, memory=spec.limits.memory)
         self._storage = files.storage
         self._folders = RunFolders(files, state, sealer)
@@ -86,6 +89,7 @@ class Runs:
         self._queue: deque[GoingRun] = deque()
         self._interrupted: list[Run] = []
         """To be started again."""
+        self._events = events or Events()
         self._closing = False
 
     @property
@@ -362,6 +366,7 @@ class Runs:
         # When the runner dies, so does the keep: its next life reads that the run was going and acts on it.
         if not self._runner.died.is_set():
             self._record(going.run)
+        self._events.record(KeepEventKind.RUN_ENDED, **told_at_end(going.run))
         going.over.set()
         self._forget_oldest()
         self._begin_next()
@@ -378,6 +383,7 @@ class Runs:
         )
         self._ended[run.id] = lost
         self._record(lost)
+        self._events.record(KeepEventKind.RUN_ENDED, **told_at_end(lost))
 
     def _record(self, run: Run) -> None:
         try:

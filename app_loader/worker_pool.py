@@ -26,24 +26,27 @@ class Places:
         self._size = size
         self._what = what
         self._free = asyncio.Semaphore(size)
-        self._waiting = 0
+        self.taken = 0
+        self.waiting = 0
 
     async def enter(self) -> None:
         """Returns when there is a place. Raises `RefusalError` (`too-many-requests`)."""
-        if self._free.locked() and self._waiting >= MAX_WAITING:
+        if self._free.locked() and self.waiting >= MAX_WAITING:
             raise RefusalError(
                 ErrorCode.TOO_MANY_REQUESTS,
                 f"{self._size} {self._what} are going and {MAX_WAITING} are waiting",
                 remedy="wait until some have ended",
             )
-        self._waiting += 1
+        self.waiting += 1
         try:
             await self._free.acquire()
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
+        self.taken += 1
 
     def leave(self) -> None:
         """Whoever has entered does so once."""
+        self.taken -= 1
         self._free.release()
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from app_loader.errors import RunnerDiedError
 from app_loader.oom import OomKills
 from app_loader.runner import Runner
-from app_loader.runner_messages import Ended, Report, Serve, Work
+from app_loader.runner_messages import Ended, ProcessUsage, Report, Serve, Work
+from app_loader.usage_meter import UsageMeter
 from keep_protocol.states import ExitReason
 
 _counter = itertools.count(1)
@@ -36,6 +37,9 @@ class WorkerProcess:
         self._name = f"{work.value}-{next(_counter)}"
         self._gone: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._killed = False
+        self._meter = UsageMeter()
+        self.used: ProcessUsage | None = None
+        """By its last work, once that is over."""
         self.retirement: asyncio.TimerHandle | None = None
         """Ends it when it has had nothing to do for a while."""
 
@@ -54,7 +58,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         descriptors = (theirs.detach(), *self._further_descriptors())
         try:
-            self._runner.spawn(Serve(self._name, self.module, self._work), descriptors, self._gone.set_result)
+            self._runner.spawn(Serve(self._name, self.module, self._work), descriptors, self._note_end)
         except RunnerDiedError:
             ours.close()
             raise
@@ -67,6 +71,8 @@ class WorkerProcess:
             self.retirement.cancel()
         self._hang_up()
         if self.usable:
+            if self.used is None:
+                self.used = self._meter.so_far(self.pid)
             self._killed = True
             self._runner.kill(self._name)
 
@@ -74,6 +80,22 @@ class WorkerProcess:
         """What the end of the process means, when it has come, for what it was at."""
         event = await asyncio.shield(self._gone)
         return Ending(error="its process was ended") if self._killed else ending_of(event, self._oom_kills)
+
+    def begin_work(self) -> None:
+        """A call or a request is about to be sent."""
+        self.used = None
+        self._meter.begin(self.pid)
+
+    def end_work(self, used: ProcessUsage, total: float) -> None:
+        """As the process says: what the work took, and its own seconds of processor time since its start."""
+        self.used = used
+        self._meter.end(total)
+
+    def _note_end(self, event: Ended) -> None:
+        if event.usage is not None and self.used is None:
+            self.used = self._meter.of(event.usage)
+        self._meter.close()
+        self._gone.set_result(event)
 
     def _further_descriptors(self) -> tuple[int, ...]:
         """What the process gets besides its socket; the caller closes them."""

@@ -26,6 +26,7 @@ from keep_client.errors import (
 )
 from keep_client.following import follow_run
 from keep_client.keep import KeepClient
+from keep_client.keep_calls import Called
 from keep_client.manager import ManagerClient
 from keep_client.pins import KeepPin
 from keep_client.secret_calls import SealedData, UnsealedData
@@ -38,6 +39,7 @@ __all__ = [
     "AsyncKeepClient",
     "AsyncManagerClient",
     "AsyncWorkloadResponse",
+    "Called",
     "ConnectionBrokenError",
     "ConnectionFailedError",
     "Credentials",

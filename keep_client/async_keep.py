@@ -17,7 +17,7 @@ from keep_client.calls import Call, StreamCall, T
 from keep_client.connections import KeepPeer, connections_to
 from keep_client.credentials import Credentials
 from keep_client.errors import ConnectionFailedError, IdentityRefusedError, KeyMismatchError, ProblemError
-from keep_client.keep_calls import OutputStream
+from keep_client.keep_calls import Called, OutputStream
 from keep_client.pins import KeepPin
 from keep_client.secret_calls import SealedData, UnsealedData
 from keep_client.sources import Progress, Source, as_source
@@ -28,6 +28,7 @@ from keep_protocol.manager_api import KeepRecord
 from keep_protocol.network_api import EgressExplanation, KeepEventList
 from keep_protocol.sealing_api import Selector
 from keep_protocol.secret_api import SecretInfo, SecretList
+from keep_protocol.served_api import CallList, RequestList
 from keep_protocol.states import FileArea, RunState
 from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration
 
@@ -154,7 +155,21 @@ class AsyncKeepClient:
         `arguments` and the result are what JSON can hold; integers beyond 2^53 may be strings and come as strings.
         `timeout` is in seconds, `memory` in bytes. `ProblemError.field` names the argument that does not fit.
         """
+        return (await self.measured_call(function, arguments, timeout=timeout, memory=memory)).result
+
+    async def measured_call(
+        self, function: str, arguments: Sequence[Any] = (), *, timeout: float | None = None, memory: int | None = None
+    ) -> Called:
+        """As `call`, with what the call used: time, processor, memory, bytes in and out."""
         return await self._call(keep_calls.call(function, arguments, memory, timeout))
+
+    async def list_calls(self) -> CallList:
+        """The newest calls of functions: how each ended and what it used."""
+        return await self._call(keep_calls.list_calls())
+
+    async def list_http_requests(self) -> RequestList:
+        """The newest HTTP requests to the workload: how each ended and what it used."""
+        return await self._call(keep_calls.list_http_requests())
 
     @asynccontextmanager
     async def http(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -32,9 +32,11 @@ from keep_protocol.keep_api import (
     Run,
     RunList,
     RunRequest,
+    ServedUsage,
     WorkloadInfo,
 )
 from keep_protocol.python_source import python_digest
+from keep_protocol.served_api import CallList, RequestList
 from keep_protocol.states import FileArea
 from keep_protocol.workload_configuration import (
     ConfigurationInfo,
@@ -154,7 +156,14 @@ def start_run(request: RunRequest, wait: float | None) -> Call[Run]:
     )
 
 
-def call(function: str, arguments: Sequence[Any], memory: int | None, timeout: float | None) -> Call[Any]:
+class Called(NamedTuple):
+    """What a function returned, and what that took."""
+
+    result: Any
+    usage: ServedUsage | None
+
+
+def call(function: str, arguments: Sequence[Any], memory: int | None, timeout: float | None) -> Call[Called]:
     """`POST /v1/call/{function}`; the guest decides how long that takes, up to `timeout`."""
     try:
         encoded = msgspec.json.encode(list(arguments))
@@ -163,9 +172,10 @@ def call(function: str, arguments: Sequence[Any], memory: int | None, timeout: f
     request = CallRequest(msgspec.Raw(encoded), memory, timeout)
     decode = expect_json(CallResult)
 
-    def result(head: Head, body: bytes) -> Any:
+    def result(head: Head, body: bytes) -> Called:
+        answer = decode(head, body)
         try:
-            return msgspec.json.decode(decode(head, body).result)
+            return Called(msgspec.json.decode(answer.result), answer.usage)
         except msgspec.MsgspecError as error:
             raise ProtocolError(f"the result is out of range: {error}") from None
 
@@ -179,6 +189,16 @@ def call(function: str, arguments: Sequence[Any], memory: int | None, timeout: f
         ),
         result,
     )
+
+
+def list_calls() -> Call[CallList]:
+    """`GET /v1/calls`"""
+    return Call(_get("/v1/calls"), expect_json(CallList))
+
+
+def list_http_requests() -> Call[RequestList]:
+    """`GET /v1/http-requests`"""
+    return Call(_get("/v1/http-requests"), expect_json(RequestList))
 
 
 def list_runs() -> Call[RunList]:

@@ -96,10 +96,42 @@ class CallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds from the call's begin to its end, not counting the time in which it waits for others."""
 
 
+class ServedUsage(msgspec.Struct, frozen=True):
+    """What a call, or a request that the workload answered, has used. Times in seconds, sizes in bytes."""
+
+    wall: float
+    """From when its turn had come to its end."""
+    cpu: float
+    """Processor time of its process, in user mode and in the kernel."""
+    memory: int
+    """The most resident memory that its process had meanwhile; some 20 MiB of it are not the guest's."""
+    input: int
+    """Arguments as JSON, or the body of a request, as far as it was read."""
+    output: int
+    """A result as JSON, or the body of a response, as far as it was given on."""
+
+
 class CallResult(msgspec.Struct, frozen=True):
     """What a function returned: null for nothing, an array if a module's function returns several values."""
 
     result: msgspec.Raw
+    usage: ServedUsage | None = None
+    """None only from keeps that do not measure calls."""
+
+
+class ServedCounts(msgspec.Struct, frozen=True):
+    """Calls, or HTTP requests to the workload: those there are now, and how many ended how in this life of the keep."""
+
+    active: int = 0
+    waiting: int = 0
+    """For others to end."""
+    answered: int = 0
+    failed: int = 0
+    """By a trap, an exit, too much time or memory, or otherwise in the middle."""
+    refused: int = 0
+    """Before they came to the guest."""
+    abandoned: int = 0
+    """By whoever asked."""
 
 
 class HttpPortStatus(msgspec.Struct, frozen=True):
@@ -132,6 +164,9 @@ class KeepStatus(msgspec.Struct, frozen=True):
     """Of the workload's configuration; None while there is none."""
     http_port: HttpPortStatus | None = None
     """None while the configuration names no port."""
+    calls: ServedCounts = ServedCounts()
+    requests: ServedCounts = ServedCounts()
+    """HTTP requests to the workload."""
 
 
 class AttestationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

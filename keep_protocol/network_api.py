@@ -66,7 +66,8 @@ class KeepEvent(msgspec.Struct, frozen=True):
     kind: KeepEventKind
     detail: dict[str, str]
     """Of a denial: `host`, `port`, `method`, `rule`, `reason`, as far as there are any. Of a secret that the keep
-    fetches: its `name`, `source`, and `reason`."""
+    fetches: its `name`, `source`, and `reason`. Of a run that is over: `run`, and of its record `reason`, `code`,
+    `trap`, `message` and usage. Of a call or a request that failed: the members of its record."""
 
 
 class KeepEventList(msgspec.Struct, frozen=True):
@@ -75,4 +76,4 @@ class KeepEventList(msgspec.Struct, frozen=True):
     events: tuple[KeepEvent, ...]
     next: int
     forgotten: int
-    """Events after the cursor that are too old to be known any more."""
+    """Events between the cursor and `next` that are too old to be known any more."""

@@ -97,6 +97,30 @@ class ExitReason(StrEnum):
     LOST = "lost"
 
 
+class ServedOutcome(StrEnum):
+    """What became of a call of a function, or of an HTTP request that the workload was to answer."""
+
+    ANSWERED = "answered"
+    """The function returned, the response is complete."""
+    TRAPPED = "trapped"
+    EXITED = "exited"
+    MEMORY = "memory"
+    TIMEOUT = "timeout"
+    UNANSWERED = "unanswered"
+    """The guest returned, but without anything that could be given on."""
+    LOST = "lost"
+    """Its process went, and not by the guest's doing."""
+    REFUSED = "refused"
+    """It never came to the guest."""
+    ABANDONED = "abandoned"
+    """Whoever asked has gone."""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the guest was at it, and somebody was left without an answer."""
+        return self not in {ServedOutcome.ANSWERED, ServedOutcome.REFUSED, ServedOutcome.ABANDONED}
+
+
 class KeepEventKind(StrEnum):
     """What can have happened in a keep."""
 
@@ -110,6 +134,17 @@ class KeepEventKind(StrEnum):
     """A secret did not come, for a reason that was not the last one; it is tried again."""
     SECRET_FORGOTTEN = "secret-forgotten"
     """A secret that the keep had is refused now, so it has it no more."""
+    RUN_ENDED = "run-ended"
+    """A run is over, for whatever reason."""
+    CALL_FAILED = "call-failed"
+    """A guest did not return from a call."""
+    REQUEST_FAILED = "request-failed"
+    """A guest did not answer an HTTP request, or not to its end."""
+
+    @property
+    def is_routine(self) -> bool:
+        """Whether it is about what the workload does all day, and neither a denial nor about a secret."""
+        return self in {KeepEventKind.RUN_ENDED, KeepEventKind.CALL_FAILED, KeepEventKind.REQUEST_FAILED}
 
 
 class KeepRole(StrEnum):

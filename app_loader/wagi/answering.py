@@ -7,13 +7,14 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from app_loader.going_request import GoingRequest
 from app_loader.http_answer import lost, refusal_of_report, response_fields
 from app_loader.messages import Body, Response
 from app_loader.standard_input import StandardInput
 from app_loader.wagi.process import CommandProcess
 from app_loader.wagi.response_head import Head, HeadError, HeadReader, parse_head
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.states import ExitReason
+from keep_protocol.states import ExitReason, ServedOutcome
 
 _HELD: Final = 64 * 1024
 """Bytes of a body that wait for the guest to end before the response begins."""
@@ -22,7 +23,7 @@ HOLD_SECONDS: Final = 1.0
 
 
 class CommandAnswering:
-    """A process at its one request; `release` is called once, when it is over."""
+    """A process at its one request; `release` is called once, when it is over, and so is `going` then."""
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class CommandAnswering:
         stdin: StandardInput,
         body: Body,
         timeout: float,
+        going: GoingRequest,
         release: Callable[[], None],
         *,
         bodiless: bool,
@@ -37,6 +39,8 @@ class CommandAnswering:
         self._process = process
         self._stdin = stdin
         self._timeout = timeout
+        self._going = going
+        going.begin()
         self._release = release
         self._bodiless = bodiless
         """Whether the client gets no body, so that its size does not matter."""
@@ -63,25 +67,31 @@ class CommandAnswering:
                     await self._hold()
             if self._ended and self._left:
                 raise _unanswered(f"`Content-Length` promises {self._left} bytes more than there are")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, RefusalError):
+                self._going.fail(error)
             await self.aclose()
             raise
+        self._going.status = head.status
         response = Response(head.status, self)
         response.fields = response_fields(head.headers)
         return response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            while self._held:
-                yield self._held.pop(0)
-            while not self._ended:
-                await self._read_on()
-                while self._held:
-                    yield self._held.pop(0)
-        except RefusalError:
+            while self._held or not self._ended:
+                if not self._held:
+                    await self._read_on()
+                    continue
+                block = self._held.pop(0)
+                self._going.output += len(block)
+                yield block
+            if self._left:
+                raise _unanswered(f"the guest ended {self._left} bytes before its `Content-Length`")
+        except RefusalError as refusal:
+            self._going.fail(refusal)
             raise ConnectionAbortedError from None
-        if self._left:
-            raise ConnectionAbortedError
+        self._going.outcome = ServedOutcome.ANSWERED
 
     async def aclose(self) -> None:
         """The client has the whole body, or there is nobody for the rest of it: then the guest is ended."""
@@ -96,6 +106,8 @@ class CommandAnswering:
             self._pump.cancel()
             await asyncio.wait([self._pump])
         self._process.close()
+        self._going.input = self._stdin.size
+        self._going.end(self._process.used)
         self._release()
 
     async def _head(self) -> tuple[Head, bytes]:

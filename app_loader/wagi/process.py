@@ -10,8 +10,9 @@ import msgspec
 
 from app_loader.errors import RunnerDiedError
 from app_loader.oom import OomKills
+from app_loader.process_usage import live_usage
 from app_loader.runner import Runner, close_all
-from app_loader.runner_messages import Assignment, Ended, Report, Start
+from app_loader.runner_messages import Assignment, Ended, ProcessUsage, Report, Start
 from app_loader.worker_process import Ending, ending_of
 from keep_protocol.strict_json import decode_strictly
 
@@ -30,6 +31,8 @@ class CommandProcess:
         self._output = self._report = -1
         self._reported = b""
         self._killed = False
+        self.used: ProcessUsage | None = None
+        """Once it has ended, or was killed."""
 
     def start(self, module: str, assignment: Assignment, stdin: int, stderr: int) -> None:
         """Make the process; both descriptors are closed here. Raises `RunnerDiedError`."""
@@ -57,15 +60,21 @@ class CommandProcess:
             self._reported += block
         if self._reported:
             try:
-                return Ending(decode_strictly(self._reported, Report))
+                report = decode_strictly(self._reported, Report)
             except msgspec.DecodeError as error:
                 return Ending(error=f"its report is malformed: {error}")
-        return ending_of(await asyncio.shield(self._gone), self._oom_kills)
+            self.used = report.usage
+            return Ending(report)
+        event = await asyncio.shield(self._gone)
+        self.used = event.usage or self.used
+        return ending_of(event, self._oom_kills)
 
     def kill(self) -> None:
         """End it; its output ends then."""
         if not self._killed and not self._gone.done():
             self._killed = True
+            if self.used is None and (pid := self._runner.pids.get(self._name)) is not None:
+                self.used = live_usage(pid)
             self._runner.kill(self._name)
 
     def close(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from app_loader.errors import RunnerDiedError
+from app_loader.going_request import GoingRequest
 from app_loader.http_log import HttpLog
 from app_loader.messages import Request, Response
 from app_loader.oom import OomKills
@@ -21,16 +24,32 @@ from keep_protocol.workload_configuration import WorkloadConfiguration
 class Commands:
     """What runs them."""
 
-    def __init__(self, runner: Runner, workload: Workload, oom_kills: OomKills, places: Places, log: HttpLog) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        workload: Workload,
+        oom_kills: OomKills,
+        places: Places,
+        log: HttpLog,
+        over: Callable[[GoingRequest], None],
+    ) -> None:
+        """`over` is called with each request whose process has had its turn, when that is gone."""
         self._runner = runner
         self._workload = workload
         self._oom_kills = oom_kills
         self._places = places
         self._log = log
+        self._over = over
         self._going: set[CommandProcess] = set()
 
     async def answer(
-        self, request: Request, configuration: WorkloadConfiguration, memory: int, timeout: float, below: int
+        self,
+        request: Request,
+        configuration: WorkloadConfiguration,
+        memory: int,
+        timeout: float,
+        below: int,
+        going: GoingRequest,
     ) -> Response:
         """The command's response, which streams. `memory` in bytes, `timeout` in seconds. Raises `RefusalError`."""
         variables = configuration.env | environment(request, below, request.session.peer)
@@ -50,10 +69,12 @@ class Commands:
 
         def release() -> None:
             self._going.discard(process)
+            self._over(going)
             self._places.leave()
 
         bodiless = request.method == "HEAD"
-        return await CommandAnswering(process, stdin, request.body, timeout, release, bodiless=bodiless).begin()
+        answering = CommandAnswering(process, stdin, request.body, timeout, going, release, bodiless=bodiless)
+        return await answering.begin()
 
     def close(self) -> None:
         """End all processes; responses that are under way break off."""

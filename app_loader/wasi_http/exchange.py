@@ -12,9 +12,9 @@ from app_loader.wasi_http.bodies import writable
 from app_loader.wasi_http.errors import ErrorResult, ServerGoneError
 from app_loader.wasi_http.frames import (
     HEADER,
+    Conclusion,
     Frame,
     Headers,
-    Outcome,
     RequestHead,
     ResponseHead,
     encode,
@@ -194,12 +194,15 @@ class Exchange:
         if self.sink is not None:
             self.sink.release()
 
-    def conclude(self, outcome: Outcome) -> None:
-        """Tell the server how it went, and be ready for the next request."""
+    def finish(self) -> None:
+        """Break off what the guest has not completed."""
         if self.sink is not None and not self.sink.finished:
             self.sink.abort()
         self.source.drain()
-        self._channel.send(frame(Frame.DONE, encode(outcome)))
+
+    def conclude(self, conclusion: Conclusion) -> None:
+        """Tell the server how it went, and be ready for the next request."""
+        self._channel.send(frame(Frame.DONE, encode(conclusion)))
 
 
 def next_exchange(channel: Channel) -> Exchange | None:

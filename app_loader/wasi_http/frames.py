@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import msgspec
 
-from app_loader.runner_messages import Report
+from app_loader.runner_messages import ProcessUsage, Report
 
 HEADER = struct.Struct("!BI")
 """Of a frame: its kind and the bytes that follow."""
@@ -70,10 +70,18 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """The process failed, not the guest."""
 
 
+class Conclusion(msgspec.Struct, frozen=True, array_like=True):
+    """How a request went and what it took; `total` are the seconds that the process has had in its life."""
+
+    outcome: Outcome
+    used: ProcessUsage
+    total: float
+
+
 encode = msgspec.msgpack.encode
 request_decoder = msgspec.msgpack.Decoder(RequestHead)
 response_decoder = msgspec.msgpack.Decoder(ResponseHead)
-outcome_decoder = msgspec.msgpack.Decoder(Outcome)
+conclusion_decoder = msgspec.msgpack.Decoder(Conclusion)
 headers_decoder = msgspec.msgpack.Decoder(Headers)
 
 

@@ -14,11 +14,12 @@ from app_loader.calling import NO_ASSIGNMENT, become_server
 from app_loader.errors import EngineError
 from app_loader.instances import Instances
 from app_loader.network_channel import NetworkClient
+from app_loader.process_usage import own_usage
 from app_loader.program import Program
-from app_loader.runner_messages import Assignment
+from app_loader.runner_messages import Assignment, ProcessUsage
 from app_loader.wasi_http.errors import ServerGoneError
 from app_loader.wasi_http.exchange import Channel, Exchange, next_exchange
-from app_loader.wasi_http.frames import Outcome
+from app_loader.wasi_http.frames import Conclusion, Outcome
 from app_loader.wasi_http.outgoing import OutgoingRequests
 from app_loader.wasi_http.program import HttpProgram
 
@@ -41,11 +42,14 @@ def serve_http(program: Program, connected: socket.socket, log: int, outside: li
         program.host.outgoing = _outgoing(*outside)
     instances = Instances(program)
     while (exchange := next_exchange(channel)) is not None:
+        before = own_usage().cpu
         try:
             outcome = _answer(program, instances, exchange)
             if outcome != Outcome():
                 instances.discard()
-            exchange.conclude(outcome)
+            exchange.finish()
+            after = own_usage()
+            exchange.conclude(Conclusion(outcome, ProcessUsage(after.cpu - before, after.memory), after.cpu))
         except ServerGoneError:
             return
 

@@ -13,6 +13,7 @@ from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import say, show_json_line
 from testers.keepctl.quantities import duration, size
+from testers.keepctl.served import figures
 
 if TYPE_CHECKING:
     from testers.keepctl.command import Subparsers
@@ -42,6 +43,7 @@ def register(subparsers: Subparsers) -> None:
     call.add_argument("function", metavar="FUNCTION", help="its name, or INTERFACE#NAME of an exported interface")
     call.add_argument("arguments", metavar="ARG", nargs="*", help="one for each parameter, as JSON")
     call.add_argument("--timeout", metavar="TIME", type=duration, help="time for the call, such as 5s")
+    call.add_argument("--usage", action="store_true", help="say on standard error what the call used")
     call.add_argument("--memory", metavar="SIZE", type=size, help="memory of the guest, such as 64M")
 
 
@@ -50,13 +52,15 @@ def _call(options: argparse.Namespace) -> int:
     deployment = Deployment.from_options(options)
     with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
         try:
-            result = keep.call(options.function, arguments, timeout=options.timeout, memory=options.memory)
+            called = keep.measured_call(options.function, arguments, timeout=options.timeout, memory=options.memory)
         except ProblemError as problem:
             if not problem.backtrace:
                 raise
             say("\n    ".join((error_line(problem), *map(printable, problem.backtrace))))
             return _FAILED
-    show_json_line(result)
+    show_json_line(called.result)
+    if options.usage and called.usage is not None:
+        say(", ".join(f"{name} {value}" for name, value in figures(called.usage).items()))
     return 0
 
 

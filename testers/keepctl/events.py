@@ -31,7 +31,8 @@ def register(subparsers: Subparsers) -> None:
             "keepctl events --keep prices",
         ),
         details="With --json a list, with --follow --json one document a line. --follow survives restarts of the\n"
-        "manager. With --keep the keep itself is asked what it has denied since it was started.",
+        "manager. With --keep the keep itself is asked: what it has denied since it was started, which runs\n"
+        "have ended, which calls and HTTP requests have failed, and what they used.",
     )
     events.add_argument("--keep", metavar="KEEP", help="ask this keep instead of the manager")
     events.add_argument("--since", metavar="CURSOR", type=int, default=0, help="only what came after this event")

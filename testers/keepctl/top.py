@@ -1,14 +1,16 @@
-"""`keepctl top`: what a keep's runs use, while they do."""
+"""`keepctl top`: what a keep's runs use while they do, and how many calls and requests it answers."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from keep_client import KeepClient
-from keep_protocol.keep_api import Run
+from keep_protocol.keep_api import Run, ServedCounts
 from keep_protocol.states import RunState
 from testers.deployment import Deployment
 from testers.keepctl.command import add_command, add_policy_option
@@ -28,10 +30,13 @@ def register(subparsers: Subparsers) -> None:
     top = add_command(
         subparsers,
         "top",
-        "show what a keep's runs use: time, processor, memory, input and output",
+        "show what a keep's runs use, and the calls and HTTP requests that it answers",
         _top,
-        examples=("keepctl top prices", "keepctl top prices --once --json | jq '.[] | .usage'"),
-        details="Shown are the runs that are queued or going and the last five that have ended; with --json all runs.",
+        examples=("keepctl top prices", "keepctl top prices --once --json | jq '.runs[] | .usage'"),
+        details=(
+            "Shown are the runs that are queued or going and the last five that have ended; with --json all runs.\n"
+            "Calls and HTTP requests are counted since the keep was started; `keepctl calls` lists the newest."
+        ),
     )
     top.add_argument("keep", metavar="KEEP", help="id or name")
     add_policy_option(top)
@@ -43,23 +48,63 @@ def _top(options: argparse.Namespace) -> int:
     deployment = Deployment.from_options(options)
     with deployment.connect() as manager, open_keep(manager, deployment, options.keep, options.policy) as keep:
         if options.json:
-            show_json([run_document(run) for run in keep.list_runs().runs])
+            show_json(_document(keep))
             return 0
-        _show(keep)
+        rates = _Rates()
+        _show(keep, rates)
         while not options.once:
             time.sleep(options.every)
             if sys.stdout.isatty():
                 print(_CLEAR, end="")
-            _show(keep)
+            _show(keep, rates)
             sys.stdout.flush()
     return 0
 
 
-def _show(keep: KeepClient) -> None:
+class _Rates:
+    """How many have ended a second, between the last look and this one."""
+
+    def __init__(self) -> None:
+        self._looked: float | None = None
+        self._ended: dict[str, int] = {}
+
+    def of(self, counts: dict[str, ServedCounts]) -> dict[str, str]:
+        now = time.monotonic()
+        ended = {name: each.answered + each.failed + each.refused + each.abandoned for name, each in counts.items()}
+        rates = dict.fromkeys(counts, "-")
+        if self._looked is not None:
+            # A keep that was started anew counts from nothing.
+            grown = {name: max(0, count - self._ended[name]) for name, count in ended.items()}
+            rates = {name: f"{count / (now - self._looked):.1f}" for name, count in grown.items()}
+        self._looked, self._ended = now, ended
+        return rates
+
+
+def _document(keep: KeepClient) -> dict[str, Any]:
+    status = keep.status()
+    return {
+        "runs": [run_document(run) for run in keep.list_runs().runs],
+        "calls": status.calls,
+        "requests": status.requests,
+    }
+
+
+def _show(keep: KeepClient, rates: _Rates) -> None:
+    status = keep.status()
+    counts = {"calls": status.calls, "http": status.requests}
+    speeds = rates.of(counts)
+    rows = [(name, *_counts(each), speeds[name]) for name, each in counts.items() if each != ServedCounts()]
+    if rows:
+        show_table(("", "ACTIVE", "WAITING", "ANSWERED", "FAILED", "REFUSED", "ABANDONED", "PER SECOND"), rows)
+        print()
     runs = keep.list_runs().runs
     ended = [run for run in runs if run.state is RunState.EXITED]
     shown = [*(run for run in runs if run.state is not RunState.EXITED), *reversed(ended[-_ENDED_SHOWN:])]
     show_table(("RUN", "STATE", "WALL", "CPU", "CPU%", "MEMORY", "IN", "OUT", "EXIT"), [_row(run) for run in shown])
+
+
+def _counts(counts: ServedCounts) -> tuple[str, ...]:
+    return tuple(map(str, msgspec.structs.astuple(counts)))
 
 
 def _row(run: Run) -> tuple[str, ...]:

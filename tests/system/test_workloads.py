@@ -45,7 +45,7 @@ def test_what_a_run_uses_is_shown_while_it_goes_and_when_it_is_over(deployment: 
         deployment.keepctl("run", "--keep", keep, str(example("endless")), "--timeout", "8s", check=False)
 
     def using() -> bool:
-        runs = deployment.json("top", keep, "--once")
+        runs = deployment.json("top", keep, "--once")["runs"]
         return any(run["state"] == "running" and run["usage"]["cpu"] > 0 and run["usage"]["memory"] > 0 for run in runs)
 
     running = threading.Thread(target=run)
@@ -54,7 +54,7 @@ def test_what_a_run_uses_is_shown_while_it_goes_and_when_it_is_over(deployment: 
         eventually(using)
     finally:
         running.join()
-    (ended,) = deployment.json("top", keep, "--once")
+    (ended,) = deployment.json("top", keep, "--once")["runs"]
     assert (ended["exit"]["reason"], ended["usage"]["cpu"] > 0, ended["usage"]["wall"] >= 8) == ("timeout", True, True)
     assert "timeout" in deployment.keepctl("top", keep, "--once").stdout
     deployment.keepctl("rm", keep)

@@ -22,6 +22,7 @@ from app_loader.at_rest.sealed_storage import SealedStorage
 from app_loader.calls import Calls
 from app_loader.compilation import DEFAULT_COMPILE_LIMITS, CompileLimits
 from app_loader.configuration_store import ConfigurationStore
+from app_loader.events import Events
 from app_loader.files import Files
 from app_loader.identity import Identity
 from app_loader.oom import OomKills
@@ -129,6 +130,7 @@ class Execution:
     identity: Identity | None = None
     """Of the keep, as soon as a workload does TLS."""
     relay: TlsRelay | None = None
+    events: Events = field(default_factory=Events)
 
     def tls(self) -> WorkloadTls:
         if self.identity is None or self.relay is None:
@@ -211,18 +213,19 @@ def execute(
         workload_configuration.restore()
         opener = SocketOpener(lambda: execution.network, state / "workload", lambda: execution.tls())
         secrets = SecretStore()
+        events = Events()
         runs = Runs(
             *(state, runner, workload, wanted, oom_kills, secrets),
             configuration=workload_configuration,
             files=files,
             sealer=sealer.get,
             sockets=lambda: opener,
+            events=events,
         )
         runs.restore()
-        calls = Calls(runner, workload, wanted.limits, oom_kills)
-        execution = Execution(
-            state, runner, workload, runs, calls, workload_configuration, files, sealer, secrets=secrets
-        )
+        calls = Calls(runner, workload, wanted.limits, oom_kills, events)
+        parts = (state, runner, workload, runs, calls, workload_configuration, files, sealer)
+        execution = Execution(*parts, secrets=secrets, events=events)
         try:
             async with asyncio.timeout(PATIENCE):
                 return await scenario(execution)

@@ -21,8 +21,9 @@ import pytest
 
 from keep_protocol.digests import content_digest
 from keep_protocol.handover import Configuration
-from keep_protocol.keep_api import FileList, FileStored, KeepStatus, Run, RunList, WorkloadInfo
+from keep_protocol.keep_api import CallResult, FileList, FileStored, KeepStatus, Run, RunList, WorkloadInfo
 from keep_protocol.network_policy import NO_NETWORK
+from keep_protocol.served_api import CallList
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, canonical, spec_digest
 from keep_protocol.states import (
     AtRest,
@@ -175,7 +176,9 @@ def test_a_workload_is_loaded_run_and_its_output_fetched(keep: KeepProcess) -> N
 def test_a_function_is_called_over_the_wire_and_problems_name_what_is_wrong(keep: KeepProcess) -> None:
     keep.load("arithmetic")
     caller = keep.connect(keep.caller)
-    assert caller.ask("POST", "/v1/call/add", b'{"arguments": [40, 2]}', content_type=JSON).body == b'{"result":42}'
+    answer = caller.ask("POST", "/v1/call/add", b'{"arguments": [40, 2]}', content_type=JSON)
+    called = msgspec.json.decode(answer.body, type=CallResult)
+    assert (bytes(called.result), called.usage is not None) == (b"42", True)
     wrong = caller.ask("POST", "/v1/call/add", b'{"arguments": [40, "2"]}', content_type=JSON).problem
     assert (wrong.code, wrong.field) == ("field-invalid", "$.arguments[1]")
     unknown = caller.ask("POST", "/v1/call/no%2Fsuch%23function", b"{}", content_type=JSON)
@@ -192,6 +195,10 @@ def test_a_function_is_called_over_the_wire_and_problems_name_what_is_wrong(keep
     assert caller.ask("POST", "/v1/call/add", b'{"arg": []}', content_type=JSON).problem.code == "field-invalid"
     provider = keep.connect(keep.provider)
     assert provider.ask("POST", "/v1/call/add", b"{}", content_type=JSON).problem.code == "forbidden"
+    calls = msgspec.json.decode(caller.ask("GET", "/v1/calls").body, type=CallList).calls
+    assert [call.outcome.value for call in calls[:4]] == ["answered", "refused", "refused", "trapped"]
+    status = msgspec.json.decode(caller.ask("GET", "/v1/status").body, type=KeepStatus)
+    assert (status.calls.answered, status.calls.failed) == (1, 2)
 
 
 def test_status_leaves_out_what_the_workload_imports_and_exports(keep: KeepProcess) -> None:

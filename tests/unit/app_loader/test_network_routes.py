@@ -10,7 +10,7 @@ import pytest
 
 from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
-from app_loader.events import MAX_EVENTS
+from app_loader.events import MAX_EVENTS, MAX_ROUTINE_EVENTS
 from app_loader.files import Files
 from app_loader.http_service import HttpService
 from app_loader.keep import Keep
@@ -87,6 +87,22 @@ def test_a_guest_cannot_fill_the_keep_with_events() -> None:
     page = listed(events(keep, "?limit=1"))
     assert (page.events[0].cursor, page.forgotten) == (6, 5)
     assert len(page.events[0].detail["host"]) < 1000
+
+
+def test_what_a_workload_does_all_day_pushes_out_no_denial(caplog: pytest.LogCaptureFixture) -> None:
+    keep = keep_with(policy_of())
+    keep.events.record(KeepEventKind.EGRESS_DENIED, host="clinic.example")
+    caplog.clear()
+    for number in range(MAX_ROUTINE_EVENTS + 5):
+        keep.events.record(KeepEventKind.RUN_ENDED, run=f"r{number}", reason="code", code=0, wall=0.5)
+    first = listed(events(keep, "?limit=2"))
+    assert [event.kind for event in first.events] == ["egress-denied", "run-ended"]
+    assert first.events[1].detail == {"run": "r5", "reason": "code", "code": "0", "wall": "0.5"}
+    assert (first.next, first.forgotten) == (7, 5)
+    rest = listed(events(keep, f"?cursor={first.next}&limit=1000"))
+    assert (len(rest.events), rest.forgotten, rest.next) == (MAX_ROUTINE_EVENTS - 1, 0, MAX_ROUTINE_EVENTS + 6)
+    # Nor is it for the host.
+    assert caplog.text == ""
 
 
 def test_the_log_which_is_the_hosts_does_not_tell_whom_a_workload_talks_to(caplog: pytest.LogCaptureFixture) -> None:

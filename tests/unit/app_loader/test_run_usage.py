@@ -7,7 +7,7 @@ import resource
 from pathlib import Path
 
 from keep_protocol.keep_api import Run, RunRequest, RunUsage, Stdin
-from keep_protocol.states import ExitReason, RunState
+from keep_protocol.states import ExitReason, KeepEventKind, RunState
 from tests.unit.app_loader.execution_harness import ECHO, PATIENCE, SPINS, Execution, ending, execute, guest, spec, wat
 
 MiB = 1024 * 1024
@@ -75,3 +75,23 @@ def test_a_run_that_waits_has_used_nothing(tmp_path: Path) -> None:
         assert (waiting.state, waiting.usage) == (RunState.QUEUED, None)
 
     execute(tmp_path, scenario, spec(runs=1))
+
+
+def test_the_end_of_a_run_is_an_event_with_reason_and_usage(tmp_path: Path) -> None:
+    async def scenario(keep: Execution) -> None:
+        await keep.load(ECHO)
+        run = await keep.run(RunRequest(stdin=Stdin("aGVsbG8=")))
+        (event,) = keep.events.page(0, 10).events
+        assert event.kind is KeepEventKind.RUN_ENDED
+        assert (event.detail["run"], event.detail["reason"], event.detail["code"]) == (run.id, "code", "0")
+        assert (event.detail["stdin"], event.detail["output"]) == ("5", "5")
+        assert float(event.detail["cpu"]) == usage(run).cpu
+        await keep.load(wat(SPINS))
+        spinning = await keep.runs.start(RunRequest())
+        await keep.spinning(spinning)
+        await keep.runs.stop(spinning.id)
+        event = keep.events.page(event.cursor, 10).events[0]
+        assert (event.detail["run"], event.detail["reason"]) == (spinning.id, "stopped")
+        assert event.detail["message"] == "stopped by request"
+
+    execute(tmp_path, scenario)

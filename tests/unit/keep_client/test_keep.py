@@ -27,8 +27,19 @@ from keep_client import (
 )
 from keep_client.calls import MAX_ANSWER
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import FileKind, FileList, FileStored, Run, RunExit, RunRequest, WorkloadInfo
-from keep_protocol.states import ExitReason, FileArea, RunState, WorkloadState
+from keep_protocol.keep_api import (
+    CallResult,
+    FileKind,
+    FileList,
+    FileStored,
+    Run,
+    RunExit,
+    RunRequest,
+    ServedUsage,
+    WorkloadInfo,
+)
+from keep_protocol.served_api import CallList, CallRecord, RequestList, RequestRecord
+from keep_protocol.states import ExitReason, FileArea, RunState, ServedOutcome, WorkloadState
 from tests.unit.keep_client.certificates import Pair
 from tests.unit.keep_client.conftest import StartKeep
 from tests.unit.keep_client.servers import Received, Reply, json_reply, problem_reply
@@ -210,13 +221,32 @@ def test_a_function_is_called_with_json_and_its_result_is_json(start_keep: Start
     assert msgspec.json.decode(asked.body) == {"arguments": [1, {"x": None}], "memory": None, "timeout": 2.5}
 
 
+def test_what_calls_and_requests_used_is_told(start_keep: StartKeep) -> None:
+    usage = ServedUsage(0.5, 0.25, 1024, 2, 3)
+    calls = CallList((CallRecord("2026-01-01T00:00:00.000Z", "add", ServedOutcome.ANSWERED, usage),))
+    requests = RequestList((RequestRecord("2026-01-01T00:00:00.000Z", "GET", "/", ServedOutcome.TIMEOUT),))
+    replies = {
+        "/v1/call/add": json_reply(CallResult(msgspec.Raw(b"42"), usage)),
+        "/v1/calls": json_reply(calls),
+        "/v1/http-requests": json_reply(requests),
+    }
+    _, keep = start_keep(lambda received: replies[received.path])
+    assert keep.measured_call("add", (40, 2)) == (42, usage)
+    assert keep.list_calls() == calls
+    assert keep.list_http_requests() == requests
+
+
 def test_the_async_twin_calls_too(start_keep: StartKeep, keep_pair: Pair, credentials: Credentials) -> None:
-    server, _ = start_keep(lambda _: Reply(body=b'{"result": 42}'))
+    replies = {"/v1/calls": json_reply(CallList(())), "/v1/http-requests": json_reply(RequestList(()))}
+    server, _ = start_keep(lambda received: replies.get(received.path, Reply(body=b'{"result": 42}')))
 
     async def call() -> object:
         async with AsyncKeepClient.from_certificate(
             server.endpoint, keep_pair.certificate, credentials=credentials
         ) as keep:
+            assert await keep.measured_call("add", (40, 2)) == (42, None)
+            assert await keep.list_calls() == CallList(())
+            assert await keep.list_http_requests() == RequestList(())
             return await keep.call("add", (40, 2))
 
     assert asyncio.run(call()) == 42

@@ -25,6 +25,7 @@ from keep_protocol.keep_api import (
     RunExit,
     RunList,
     RunRequest,
+    ServedCounts,
     WorkloadDescription,
     WorkloadInfo,
 )
@@ -43,6 +44,7 @@ from keep_protocol.manager_api import (
     KeepRecord,
     ManagerFile,
 )
+from keep_protocol.served_api import CallList, RequestList
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
 from keep_protocol.states import (
     Backend,
@@ -105,6 +107,9 @@ class FakeKeep:
         self.function: Callable[[str, CallRequest], Reply] = lambda name, request: json_reply(
             CallResult(request.arguments)
         )
+        self.counts = ServedCounts()
+        self.calls = CallList(())
+        self.http_requests = RequestList(())
         self.described = WorkloadDescription(WorkloadKind.COMMAND)
         self.listing: FileList | None = None
         """What every folder is said to hold, whatever it holds."""
@@ -149,7 +154,7 @@ class FakeKeep:
                 roles = (KeepRole.OWNER,)
                 process = Backend.PROCESS
                 status = KeepStatus(self.id, "1", process, self.digest, "f" * 32, NOW, self.info(), 0, 0, 0, roles)
-                return json_reply(status)
+                return json_reply(msgspec.structs.replace(status, calls=self.counts))
             case "GET", "v1", "workload":
                 return json_reply(self.info())
             case "PUT", "v1", "workload":
@@ -157,6 +162,10 @@ class FakeKeep:
                     return problem_reply(ErrorCode.WORKLOAD_INVALID, "no wasm", remedy="send a .wasm file")
                 self.workload, self.uploads = received.body, self.uploads + 1
                 return json_reply(self.info())
+            case "GET", "v1", "calls":
+                return json_reply(self.calls)
+            case "GET", "v1", "http-requests":
+                return json_reply(self.http_requests)
             case "POST", "v1", "call", function:
                 return self.function(function, msgspec.json.decode(received.body, type=CallRequest))
             case method, "v1", "runs", *rest:
