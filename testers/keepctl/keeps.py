@@ -6,12 +6,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from keep_client import InvalidArgumentError, KeepClientError, new_spec
+import msgspec
+
+from keep_client import InvalidArgumentError, KeepClientError, ManagerClient, new_spec
 from keep_protocol.egress.rules import rule_text
 from keep_protocol.manager_api import Keep, KeepDetail
 from keep_protocol.network_policy import NetworkPolicy
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
-from keep_protocol.states import AtRest
+from keep_protocol.states import AtRest, KeepState
 from testers.deployment import Deployment, printable
 from testers.keepctl.command import add_command
 from testers.keepctl.configurations import (
@@ -191,16 +193,40 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    with Deployment.from_options(options).connect() as manager:
+    deployment = Deployment.from_options(options)
+    with deployment.connect() as manager:
         detail = manager.get_keep(options.keep)
+        http = _http_of(manager, deployment, detail)
     if options.json:
-        show_json(detail)
+        show_json(msgspec.structs.asdict(detail) | {"http": http})
     else:
-        _show_detail(detail)
+        _show_detail(detail, http)
     return 0
 
 
-def _show_detail(detail: KeepDetail) -> None:
+def _http_of(manager: ManagerClient, deployment: Deployment, detail: KeepDetail) -> dict[str, Any] | None:
+    """The port of the workload's own, which the keep knows and the manager does not; None if it can have none."""
+    endpoint = detail.keep.endpoint
+    if not detail.spec.network.listen or detail.keep.state is not KeepState.READY or endpoint is None:
+        return None
+    try:
+        with open_keep(manager, deployment, detail.keep.id) as keep:
+            port = keep.status().http_port
+    except KeepClientError as error:
+        return {"url": None, "problem": f"the keep was not asked: {error}"}
+    if port is None:
+        return None
+    return {"url": f"https://{endpoint.rpartition(':')[0]}:{port.port}/", **msgspec.structs.asdict(port)}
+
+
+def _http_text(http: dict[str, Any] | None) -> str | None:
+    if http is None or http["url"] is None:
+        return None if http is None else f"unknown: {http['problem']}"
+    whom = "everybody" if http["public"] else "its owners and callers"
+    return f"{http['url']} for {whom}" + ("" if http["listening"] else f" (closed: {http['problem']})")
+
+
+def _show_detail(detail: KeepDetail, http: dict[str, Any] | None) -> None:
     keep, limits = detail.keep, detail.keep.limits
     show_fields(
         {
@@ -212,6 +238,7 @@ def _show_detail(detail: KeepDetail) -> None:
             "backend": keep.backend,
             "evidence": keep.evidence or "none: pinned by the manager's word",
             "endpoint": keep.endpoint,
+            "http": _http_text(http),
             "process": None if keep.pid is None else str(keep.pid),
             "invocation": keep.invocation,
             "restarts": str(keep.restarts),

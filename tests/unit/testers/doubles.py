@@ -20,6 +20,7 @@ from keep_protocol.keep_api import (
     FileKind,
     FileList,
     FileStored,
+    HttpPortStatus,
     KeepStatus,
     Run,
     RunExit,
@@ -108,6 +109,7 @@ class FakeKeep:
             CallResult(request.arguments)
         )
         self.counts = ServedCounts()
+        self.http_port: HttpPortStatus | None = None
         self.calls = CallList(())
         self.http_requests = RequestList(())
         self.described = WorkloadDescription(WorkloadKind.COMMAND)
@@ -154,7 +156,7 @@ class FakeKeep:
                 roles = (KeepRole.OWNER,)
                 process = Backend.PROCESS
                 status = KeepStatus(self.id, "1", process, self.digest, "f" * 32, NOW, self.info(), 0, 0, 0, roles)
-                return json_reply(msgspec.structs.replace(status, calls=self.counts))
+                return json_reply(msgspec.structs.replace(status, calls=self.counts, http_port=self.http_port))
             case "GET", "v1", "workload":
                 return json_reply(self.info())
             case "PUT", "v1", "workload":

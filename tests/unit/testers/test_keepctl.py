@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from keep_protocol import __version__
+from keep_protocol.keep_api import HttpPortStatus
 from keep_protocol.states import CrlPolicy, KeepRole, KeepState
 from testers.keepctl import main
 from testers.keepctl.completion import words_of
 from testers.keepctl.program import build_parser
-from tests.unit.keep_client.certificates import Authority, self_signed
+from tests.unit.keep_client.certificates import Authority, keep_certificate, self_signed
 from tests.unit.testers.conftest import Program, command, environment
 from tests.unit.testers.doubles import FakeDeployment, Outcome
 
@@ -102,6 +103,20 @@ def test_an_unknown_keep_is_one_line_with_its_code(fake: FakeDeployment, keepctl
         done = keepctl(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == "keepctl: keep-not-found: there is no keep x\n"
+
+
+def test_the_port_of_a_workload_is_shown_with_its_url(fake: FakeDeployment, keepctl: Program) -> None:
+    keepctl("create", "--name", "shop", "--listen", "8443")
+    (keep,) = fake.keeps.values()
+    assert json.loads(keepctl("show", "shop", "--json").stdout)["http"] is None
+    keep.http_port = HttpPortStatus(8443, public=True, listening=True)
+    assert "http            https://127.0.0.1:8443/ for everybody\n" in keepctl("show", "shop").stdout
+    assert json.loads(keepctl("show", "shop", "--json").stdout)["http"]["url"] == "https://127.0.0.1:8443/"
+    keep.http_port = HttpPortStatus(8443, public=False, listening=False, problem="it is taken")
+    assert "8443/ for its owners and callers (closed: it is taken)\n" in keepctl("show", "shop").stdout
+    # Of one with another key than the manager says.
+    keep.pair = keep_certificate()
+    assert "http            unknown: the keep was not asked: " in keepctl("show", "shop").stdout
 
 
 def test_events_are_lines_or_a_document(fake: FakeDeployment, keepctl: Program) -> None:
