@@ -55,9 +55,9 @@ def json_reply(value: Any, status: int = 200) -> Reply:
     return Reply(status, msgspec.json.encode(value))
 
 
-def problem_reply(code: ErrorCode, detail: str, *, remedy: str | None = None) -> Reply:
+def problem_reply(code: ErrorCode, detail: str, *, remedy: str | None = None, field: str | None = None) -> Reply:
     """A problem document."""
-    problem = RefusalError(code, detail, remedy=remedy).problem()
+    problem = RefusalError(code, detail, remedy=remedy, field=field).problem()
     return Reply(problem.status, msgspec.json.encode(problem), PROBLEM_MEDIA_TYPE)
 
 

@@ -10,9 +10,9 @@ import pytest
 import wasmtime
 
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.keep_api import WorkloadDescription, WorkloadExport, WorkloadImport
+from keep_protocol.keep_api import CallRequest, CallResult, WorkloadDescription, WorkloadExport, WorkloadImport
 from keep_protocol.states import WorkloadKind
-from tests.unit.keep_client.servers import Reply, problem_reply
+from tests.unit.keep_client.servers import Reply, json_reply, problem_reply
 from tests.unit.testers.conftest import Program
 from tests.unit.testers.doubles import FakeDeployment
 
@@ -26,6 +26,39 @@ def test_arguments_are_json_and_what_is_none_is_a_string(fake: FakeDeployment, k
     assert called.returncode == 0
     assert json.loads(keepctl("call", "prices", "echo").stdout) == []
     assert json.loads(keepctl("call", "prices", "echo", "--", "-1e3").stdout) == [-1000.0]
+
+
+def test_json_that_a_parameter_does_not_take_is_tried_as_the_string_that_it_is(
+    fake: FakeDeployment, keepctl: Program
+) -> None:
+    """The function is `f(text: string, count: s32, names: list<string>)`."""
+    asked = []
+
+    def answer(name: str, request: CallRequest) -> Reply:
+        text, count, names = arguments = msgspec.json.decode(request.arguments)
+        asked.append(arguments)
+        for index, fits in enumerate((isinstance(text, str), isinstance(count, int), isinstance(names, list))):
+            if not fits:
+                detail = f"{arguments[index]!r} does not fit"
+                return problem_reply(ErrorCode.FIELD_INVALID, detail, field=f"$.arguments[{index}]")
+        if not all(isinstance(each, str) for each in names):
+            return problem_reply(ErrorCode.FIELD_INVALID, "no string", field="$.arguments[2][0]")
+        return json_reply(CallResult(request.arguments))
+
+    keepctl("create", "--name", "prices")
+    (keep,) = fake.keeps.values()
+    keep.function = answer
+    assert json.loads(keepctl("call", "prices", "f", "1e3", "42", '["a"]').stdout) == ["1e3", 42, ["a"]]
+    assert asked == [[1000.0, 42, ["a"]], ["1e3", 42, ["a"]]]
+    assert json.loads(keepctl("call", "prices", "f", '"1e3"', "42", "[]").stdout) == ["1e3", 42, []]
+    assert json.loads(keepctl("call", "prices", "f", '{"a": 1}', "42", "[]").stdout) == ['{"a": 1}', 42, []]
+    # What fits in neither way is refused for what it is as JSON.
+    refused = keepctl("call", "prices", "f", "true", "[7]", "[]")
+    assert (refused.returncode, refused.stderr) == (1, "keepctl: field-invalid: [7] does not fit ($.arguments[1])\n")
+    # What is wrong within an argument is no reason to take all of it for a string.
+    asked.clear()
+    assert "no string" in keepctl("call", "prices", "f", "x", "1", "[7]").stderr
+    assert len(asked) == 1
 
 
 def test_limits_of_a_call_are_passed_on(fake: FakeDeployment, keepctl: Program) -> None:
