@@ -15,8 +15,13 @@ from keep_manager.sandbox import describe_sandbox
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.manager_api import BrokerInfo, CreateKeep, Keep, KeepDetail, KeepList, KeepRecord
 from keep_protocol.names import unit_name
+from keep_protocol.states import KeepState
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+_REMEDIES = {
+    KeepState.FAILED: "its logs say why (`keepctl logs`); it stays so until it is started (`keepctl start`)",
+    KeepState.STOPPED: "start it (`keepctl start`)",
+}
 _ENFORCED = frozenset({"memory", "cpu", "tasks"})
 
 
@@ -103,7 +108,7 @@ async def show_record(call: Call) -> Response:
         raise RefusalError(
             ErrorCode.KEEP_STATE_CONFLICT,
             f"the keep is {entry.state}, and only a ready one has an endpoint that answers",
-            remedy="repeat the request when it is ready",
+            remedy=_REMEDIES.get(entry.state, "repeat the request when it is ready"),
         )
     return json_response(record)
 

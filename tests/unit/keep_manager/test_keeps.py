@@ -77,7 +77,9 @@ def test_stop_and_start_keep_the_endpoint_and_change_the_key(manager: Running) -
     before = create(client, "one")
     stopped = client.post("/v1/keeps/one/stop").json()
     assert (stopped["state"], stopped["desired"], stopped["certificate"]) == ("stopped", "stopped", None)
-    assert code_of(client.get("/v1/keeps/one/record")) == (409, "keep-state-conflict")
+    refused = client.get("/v1/keeps/one/record")
+    assert code_of(refused) == (409, "keep-state-conflict")
+    assert "keepctl start" in refused.json()["remedy"]
     after = client.post("/v1/keeps/one/start").json()
     assert (after["state"], after["endpoint"]) == ("ready", before["endpoint"])
     assert after["certificate"] != before["certificate"]
@@ -125,6 +127,10 @@ def test_a_unit_that_dies_for_good_makes_its_keep_failed(manager: Running) -> No
     manager.wait_for(lambda: state_of(manager, "one")[0] == "failed")
     assert str(state_of(manager, "one")[1]).startswith("start-limit-hit: ")
     assert kinds(client)[-1] == "keep-failed"
+    # It does not become ready by waiting.
+    refused = client.get("/v1/keeps/one/record")
+    assert code_of(refused) == (409, "keep-state-conflict")
+    assert all(word in refused.json()["remedy"] for word in ("keepctl logs", "keepctl start"))
     assert client.post("/v1/keeps/one/start").json()["state"] == "ready"
 
 
