@@ -80,6 +80,12 @@ def _field(line: bytes) -> tuple[str, bytes]:
 def _status(given: dict[str, bytes]) -> int:
     status = given.get("status")
     if status is None:
+        if given.get("location", b"").startswith(b"/"):
+            # RFC 3875, section 6.2.2: the server is to answer as if that path had been asked for, which may be the
+            # keep's own. Sent on as it is, it would lead clients of /v1/http/ astray.
+            raise HeadError(
+                "a `Location` that is a path is a local redirect, which is not done: add `Status: 302 Found`"
+            )
         return 302 if "location" in given else 200
     if (match := _STATUS.fullmatch(status)) is None:
         raise HeadError(f"`Status` is {status[:64]!a}, not a number from 200 to 599 and a reason")

@@ -104,8 +104,10 @@ def test_status_location_and_headers_are_the_commands(keep: HttpKeep) -> None:
     answer = keep.ask("/stdin", "POST", b"Status: 404 Not Here\nContent-Type: text/plain\n\ngone")
     assert (answer.status, answer.body, answer.headers["content-type"]) == (404, b"gone", "text/plain")
     assert "wasmkeep-problem" not in answer.headers
-    answer = keep.ask("/stdin", "POST", b"Location: /elsewhere\n\n")
-    assert (answer.status, answer.headers["location"]) == (302, "/elsewhere")
+    answer = keep.ask("/stdin", "POST", b"Location: https://example.org/elsewhere\n\n")
+    assert (answer.status, answer.headers["location"]) == (302, "https://example.org/elsewhere")
+    answer = keep.ask("/stdin", "POST", b"Status: 303 See Other\nLocation: /v1/http/elsewhere\n\n")
+    assert (answer.status, answer.headers["location"]) == (303, "/v1/http/elsewhere")
     answer = keep.ask("/stdin", "POST", b"Content-Type: a/b\r\nContent-Length: 2\r\n\r\nok")
     assert (answer.body, answer.headers["content-length"]) == (b"ok", "2")
     # Those of one connection are refused by name, as a component's are.
@@ -122,6 +124,8 @@ def test_status_location_and_headers_are_the_commands(keep: HttpKeep) -> None:
         (b"Status: 99\n\n", "`Status`"),
         (b"Status: 101 Switching\n\n", "`Status`"),
         (b"Status: 200\nStatus: 200\n\n", "twice"),
+        (b"Location: /v1/status\n\n", "a local redirect, which is not done: add `Status: 302 Found`"),
+        (b"Content-Type: a/b\nLocation: //example.org/\n\n", "a local redirect"),
         (b"Content-Type : a/b\n\n", "cannot be sent"),
         (b"Content-Type: a/b\n folded\n\n", "without a colon"),
         (b"Content-Type: a/b\nX: a\x00b\n\n", "cannot be sent"),
