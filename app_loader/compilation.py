@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import signal
 from collections.abc import Collection
@@ -20,6 +21,12 @@ from keep_protocol.states import WasmFeature
 from keep_protocol.strict_json import decode_strictly
 
 _MAX_REPORT = 4 * MiB
+_MAX_WORDS = 64 * 1024
+_MAX_LOGGED = 1000
+_MAX_LINE = 300
+_OUT_OF_MEMORY = "memory allocation of"
+"""How Rust begins to say, before it aborts, that there is no memory; a panic aborts with other words."""
+_log = logging.getLogger(__name__)
 _counter = itertools.count(1)
 
 
@@ -61,8 +68,9 @@ async def compile_opened(
     gone: asyncio.Future[Ended] = loop.create_future()
     order = Compile(process, limits.cpu_seconds, limits.address_space, tuple(sorted(features)))
     report = os.memfd_create("report", os.MFD_CLOEXEC)
+    stderr = os.memfd_create("stderr", os.MFD_CLOEXEC)
     try:
-        runner.spawn(order, (source, target, os.dup(report)), gone.set_result)
+        runner.spawn(order, (source, target, os.dup(report), os.dup(stderr)), gone.set_result)
         try:
             async with asyncio.timeout(limits.wall_seconds):
                 event = await asyncio.shield(gone)
@@ -71,9 +79,13 @@ async def compile_opened(
         finally:
             if not gone.done():
                 runner.kill(process)
-        return _result(_read_report(report), event, limits, features)
+        written = _read_report(report)
+        if written is None:
+            raise died(event, os.pread(stderr, _MAX_WORDS, 0), limits)
+        return _result(written, features)
     finally:
         os.close(report)
+        os.close(stderr)
 
 
 def _open(source: Path, target: Path) -> tuple[int, int]:
@@ -92,11 +104,7 @@ def _read_report(report: int) -> CompileReport | None:
         return None
 
 
-def _result(
-    report: CompileReport | None, event: Ended, limits: CompileLimits, features: Collection[WasmFeature]
-) -> Compiled:
-    if report is None:
-        raise _limit_refusal(_exhausted(event, limits))
+def _result(report: CompileReport, features: Collection[WasmFeature]) -> Compiled:
     if report.exhausted is not None:
         raise _limit_refusal(report.exhausted)
     if report.error is not None:
@@ -113,19 +121,24 @@ def _result(
     return Compiled(report.source, report.digest, report.description)
 
 
-def _exhausted(event: Ended, limits: CompileLimits) -> str:
-    """What a compiler that died without a word ran out of; wasmtime aborts when an allocation fails."""
+def died(event: Ended, stderr: bytes, limits: CompileLimits) -> RefusalError:
+    """Why a compiler ended without a report. `stderr` is what it wrote there."""
     if event.error is not None:
-        return event.error
-    match event.signal:
-        case signal.SIGXCPU | signal.SIGKILL:
-            return f"{limits.cpu_seconds} s of processor time, or the memory of the keep"
-        case signal.SIGABRT | signal.SIGSEGV | signal.SIGBUS:
-            return f"{limits.address_space // MiB} MiB of memory"
-        case None:
-            return f"an unknown limit (the compiler ended with {event.code})"
-        case number:
-            return f"an unknown limit (the compiler was ended by signal {number})"
+        return _limit_refusal(event.error)
+    if event.signal in {signal.SIGXCPU, signal.SIGKILL}:
+        return _limit_refusal(f"{limits.cpu_seconds} s of processor time, or the memory of the keep")
+    words = stderr.decode(errors="backslashreplace")
+    if event.signal == signal.SIGABRT and _OUT_OF_MEMORY in words:
+        return _limit_refusal(f"{limits.address_space // MiB} MiB of memory")
+    how = f"code {event.code}" if event.signal is None else signal.Signals(event.signal).name
+    # For who can mend it: the tenant is told in one line.
+    _log.error("the compiler ended with %s: %s", how, ascii(words[:_MAX_LOGGED]))
+    line = next((line.strip() for line in words.splitlines() if line.strip()), "")
+    return RefusalError(
+        ErrorCode.COMPILE_FAILED,
+        f"the compiler crashed with {how}{f': {line[:_MAX_LINE]}' if line else ''}",
+        remedy="this is no fault of the module's, unless it nests very deeply: report it, and try another build of it",
+    )
 
 
 def _limit_refusal(limit: str) -> RefusalError:

@@ -37,9 +37,11 @@ _MAX_EXPORTS = 100_000
 def compile_module(order: Compile, descriptors: list[int]) -> None:
     """Be the process of one compilation, up to its report; the caller ends the process.
 
-    Hitting the limit of processor time ends it by SIGXCPU; of memory by SIGABRT, where wasmtime allocates.
+    Hitting the limit of processor time ends it by SIGXCPU; of memory by SIGABRT, where wasmtime allocates,
+    with a word about it on standard error.
     """
-    source, target, report_file = descriptors
+    source, target, report_file, stderr = descriptors
+    os.dup2(stderr, 2)
     resource.setrlimit(resource.RLIMIT_CPU, (order.cpu_seconds, order.cpu_seconds))
     resource.setrlimit(resource.RLIMIT_AS, (order.address_space, order.address_space))
     try:

@@ -50,7 +50,10 @@ class Unload(msgspec.Struct, frozen=True, tag="unload"):
 
 
 class Compile(msgspec.Struct, frozen=True, tag="compile"):
-    """Compile in a child. Descriptors: the module to read, the file for the compiled one, a memfd for the report."""
+    """Compile in a child.
+
+    Descriptors: the module to read, the file for the compiled one, a memfd for the report, one for its standard error.
+    """
 
     process: str
     cpu_seconds: int

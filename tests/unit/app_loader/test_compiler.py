@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from app_loader.compilation import CompileLimits, compile_file
+from app_loader.compilation import CompileLimits, compile_file, died
 from app_loader.compiler import first_line
+from app_loader.runner_messages import Ended
 from keep_protocol.errors import ErrorCode, RefusalError
 from keep_protocol.spec import MiB
-from tests.unit.app_loader.execution_harness import RETURNS, Execution, execute, wat
+from tests.unit.app_loader.execution_harness import PATIENCE, RETURNS, Execution, execute, wat
 
 
 def nested_loops(depth: int) -> bytes:
@@ -107,6 +111,40 @@ def test_a_compilation_that_takes_too_much_memory_is_ended(tmp_path: Path) -> No
     refusal = refusal_of(tmp_path, nested_loops(2000), CompileLimits(address_space=160 * MiB))
     assert refusal.code == ErrorCode.COMPILE_LIMIT, refusal.detail
     assert "160 MiB" in refusal.detail
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS])
+def test_a_compiler_that_crashes_is_not_told_as_a_limit(
+    tmp_path: Path, number: signal.Signals, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(keep: Execution) -> RefusalError:
+        source, target = tmp_path / "workload/a.wasm", tmp_path / "workload/a.cwasm"
+        source.write_bytes(nested_loops(2000))
+        compiling = asyncio.create_task(compile_file(keep.runner, source, target, CompileLimits()))
+        async with asyncio.timeout(PATIENCE):
+            while not keep.runner.pids:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        (pid,) = keep.runner.pids.values()
+        os.kill(pid, number)
+        with pytest.raises(RefusalError) as refusal:
+            await compiling
+        return refusal.value
+
+    refusal = execute(tmp_path, scenario)
+    assert (refusal.code, refusal.detail) == (ErrorCode.COMPILE_FAILED, f"the compiler crashed with {number.name}")
+    assert f"the compiler ended with {number.name}" in caplog.text
+
+
+def test_a_panic_is_told_from_want_of_memory_by_what_was_written() -> None:
+    aborted = Ended("compilation-1", signal=signal.SIGABRT)
+    panic = b"\nthread '<unnamed>' panicked at cranelift/x.rs:1:2:\nassertion failed\x1b[2J\n"
+    refusal = died(aborted, panic, CompileLimits())
+    assert refusal.code == ErrorCode.COMPILE_FAILED
+    assert refusal.detail == "the compiler crashed with SIGABRT: thread '<unnamed>' panicked at cranelift/x.rs:1:2:"
+    refusal = died(aborted, b"memory allocation of 12546688 bytes failed\nstack backtrace:\n", CompileLimits())
+    assert (refusal.code, "2048 MiB" in refusal.detail) == (ErrorCode.COMPILE_LIMIT, True)
+    refusal = died(Ended("compilation-1", code=1), b"Traceback (most recent call last):\n", CompileLimits())
+    assert refusal.detail == "the compiler crashed with code 1: Traceback (most recent call last):"
 
 
 def test_an_error_of_several_lines_becomes_one() -> None:
