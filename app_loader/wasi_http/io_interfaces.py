@@ -17,6 +17,7 @@ from app_loader.wasi_http.streams import (
     IoError,
     OutputStream,
     Pollable,
+    PrintedStream,
 )
 from app_loader.wasi_http.values import (
     BOOL,
@@ -208,12 +209,12 @@ def get_stdin(_host: Host) -> InputStream:
 
 @STDOUT.function("get-stdout", gives=Own(OutputStream))
 def get_stdout(_host: Host) -> OutputStream:
-    return OutputStream()
+    return PrintedStream(1)
 
 
 @STDERR.function("get-stderr", gives=Own(OutputStream))
 def get_stderr(_host: Host) -> OutputStream:
-    return OutputStream()
+    return PrintedStream(2)
 
 
 @MONOTONIC_CLOCK.function("now", gives=U64)

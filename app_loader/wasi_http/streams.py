@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import select
 import time
 from collections.abc import Sequence
@@ -94,7 +95,7 @@ class InputStream(Resource):
 
 
 class OutputStream(Resource):
-    """`output-stream`: takes everything and drops it, unless a subclass does something with it."""
+    """`output-stream`; subclasses do something with what it takes."""
 
     def room(self) -> int:
         """How much can be written now. Raises `ErrorResult`."""
@@ -109,3 +110,19 @@ class OutputStream(Resource):
     def pollable(self) -> Pollable:
         """Ready when there is room."""
         return Pollable()
+
+
+class PrintedStream(OutputStream):
+    """Standard output or standard error: a pipe to the server, which always reads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, content: bytes) -> None:
+        """See `OutputStream`."""
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            raise ErrorResult(CLOSED) from None

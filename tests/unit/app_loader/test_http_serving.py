@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.app_loader.execution_harness import ECHO
+from tests.unit.app_loader.execution_harness import ECHO, wat
 from tests.unit.app_loader.http_keep import WEB, HttpKeep, http_keep
 from tests.unit.app_loader.serving import Wire
 
@@ -30,6 +30,57 @@ def response_head(wire: Wire) -> tuple[int, list[tuple[str, str]]]:
     status = int(next(lines).split()[1])
     headers = [line.decode().strip().partition(": ") for line in lines]
     return status, [(name, value) for name, _, value in headers]
+
+
+PRINTS = """(component
+  (import "wasi:io/error@0.2.0" (instance $error (export "error" (type (sub resource)))))
+  (alias export $error "error" (type $error))
+  (import "wasi:io/streams@0.2.0" (instance $streams
+    (export "output-stream" (type $stream (sub resource)))
+    (alias outer 1 $error (type $outer)) (export "error" (type $cause (eq $outer)))
+    (type $variant (variant (case "last-operation-failed" (own $cause)) (case "closed")))
+    (export "stream-error" (type $failure (eq $variant)))
+    (export "[method]output-stream.blocking-write-and-flush"
+      (func (param "self" (borrow $stream)) (param "contents" (list u8)) (result (result (error $failure)))))))
+  (alias export $streams "output-stream" (type $stream))
+  (import "wasi:cli/stdout@0.2.0" (instance $stdout
+    (alias outer 1 $stream (type $outer)) (export "output-stream" (type $stream (eq $outer)))
+    (export "get-stdout" (func (result (own $stream))))))
+  (import "wasi:cli/stderr@0.2.0" (instance $stderr
+    (alias outer 1 $stream (type $outer)) (export "output-stream" (type $stream (eq $outer)))
+    (export "get-stderr" (func (result (own $stream))))))
+  (import "wasi:http/types@0.2.0" (instance $types
+    (export "incoming-request" (type (sub resource))) (export "response-outparam" (type (sub resource)))))
+  (alias export $types "incoming-request" (type $request))
+  (alias export $types "response-outparam" (type $response))
+  (core module $text (memory (export "memory") 1) (data (i32.const 0) "said\\0acomplaint\\0a"))
+  (core instance $text (instantiate $text))
+  (core func $stdout (canon lower (func $stdout "get-stdout")))
+  (core func $stderr (canon lower (func $stderr "get-stderr")))
+  (core func $write (canon lower (func $streams "[method]output-stream.blocking-write-and-flush")
+    (memory (core memory $text "memory"))))
+  (core instance $host
+    (export "stdout" (func $stdout)) (export "stderr" (func $stderr)) (export "write" (func $write)))
+  (core module $main
+    (import "host" "stdout" (func $stdout (result i32))) (import "host" "stderr" (func $stderr (result i32)))
+    (import "host" "write" (func $write (param i32 i32 i32 i32)))
+    (func (export "handle") (param i32 i32)
+      (call $write (call $stdout) (i32.const 0) (i32.const 5) (i32.const 64))
+      (call $write (call $stderr) (i32.const 5) (i32.const 10) (i32.const 64))))
+  (core instance $main (instantiate $main (with "host" (instance $host))))
+  (func $handle (param "request" (own $request)) (param "response-out" (own $response))
+    (canon lift (core func $main "handle")))
+  (instance $exported (export "handle" (func $handle)))
+  (export "wasi:http/incoming-handler@0.2.0" (instance $exported)))"""
+
+
+def test_what_a_component_prints_is_the_owners_to_read_even_if_it_does_not_answer(tmp_path: Path) -> None:
+    component = tmp_path / "prints.wasm"
+    component.write_bytes(wat(PRINTS))
+    with http_keep(tmp_path / "keep", component) as keep:
+        assert keep.ask("/").problem.code == "http-unanswered"
+        assert keep.connect(keep.owner).ask("GET", "/v1/http-log").body == b"said\ncomplaint\n"
+        assert keep.connect(keep.caller).ask("GET", "/v1/http-log").status == 403
 
 
 def test_the_example_greets_and_echoes(tmp_path: Path) -> None:
