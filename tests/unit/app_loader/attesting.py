@@ -30,7 +30,7 @@ from app_loader.workload import Workload
 from keep_client.specs import new_spec
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.handover import Configuration
-from keep_protocol.keep_api import WorkloadInfo
+from keep_protocol.keep_api import ServedCounts, WorkloadInfo
 from keep_protocol.spec import KeepSpec, Principal, canonical, spec_digest
 from keep_protocol.states import WorkloadState
 from tests.unit.app_loader.serving import PATIENCE, Serving
@@ -159,8 +159,8 @@ class AttestedServing(Serving):
             files=files,
             workload=cast(Workload, _Loaded()),
             runs=cast(Runs, SimpleNamespace(active=0, queued=0)),
-            calls=cast(Calls, None),
-            http=cast(HttpService, None),
+            calls=cast(Calls, SimpleNamespace(counts=ServedCounts())),
+            http=cast(HttpService, SimpleNamespace(counts=ServedCounts())),
             workload_configuration=ConfigurationStore(self.folder, self.spec),
             evidence=self.evidence,
             spki=self.identity.spki,
