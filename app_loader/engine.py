@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Collection, Iterator
 from ctypes import byref, c_char_p, c_void_p
@@ -156,8 +157,21 @@ def _export(item: int) -> Export:
 
 
 def _value_types(vector: PointerVector) -> tuple[str, ...]:
-    kinds = (int(library().wasm_valtype_kind(item)) for item in _items(vector))
-    return tuple(VALUE_TYPES.get(kind, "a reference or a vector") for kind in kinds)
+    return tuple(_value_type(item) for item in _items(vector))
+
+
+def _value_type(item: int) -> str:
+    # Not `wasm_valtype_kind`: for a vector and for most references it ends the process (SIGABRT).
+    for number, name in _number_types():
+        if library().wasmtime_wasm_valtype_equal(item, number):
+            return name
+    return "a reference or a vector"
+
+
+@functools.cache
+def _number_types() -> tuple[tuple[int, str], ...]:
+    """A `wasm_valtype_t` of each type of numbers, with its name."""
+    return tuple((int(library().wasm_valtype_new(kind)), name) for kind, name in VALUE_TYPES.items())
 
 
 def entry_point(exports: tuple[Export, ...]) -> Export | None:

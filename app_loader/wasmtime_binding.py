@@ -130,7 +130,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wasm_exporttype_type": (c_void_p, (c_void_p,)),
     "wasm_externtype_kind": (c_uint8, (c_void_p,)),
     "wasm_externtype_as_functype_const": (c_void_p, (c_void_p,)),
-    "wasm_valtype_kind": (c_uint8, (c_void_p,)),
+    "wasmtime_wasm_valtype_equal": (c_bool, (c_void_p, c_void_p)),
     "wasm_functype_params": (POINTER(PointerVector), (c_void_p,)),
     "wasm_functype_results": (POINTER(PointerVector), (c_void_p,)),
     "wasmtime_wat2wasm": (c_void_p, (c_char_p, c_size_t, POINTER(ByteVector))),
