@@ -34,7 +34,8 @@ class Document:
         if len(raw) > MAX_FILE:
             raise InvalidArgumentError(f"{path} has {len(raw)} bytes; a configuration has at most {MAX_FILE}")
         try:
-            text = raw.decode()
+            # Some editors begin files with U+FEFF, which the TOML library of Enarx passes over, and ours does not.
+            text = raw.decode("utf-8-sig")
             return cls(path, text, tomllib.loads(text))
         except UnicodeDecodeError as error:
             raise InvalidArgumentError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
@@ -58,8 +59,8 @@ class Document:
             raise self.error(at, f"expected a table, found {kind_of(table)}")
         for key in table:
             if key not in known:
-                near = difflib.get_close_matches(key, known, 1, 0.5)
-                hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(known)) or 'none'}"
+                near = _nearest(key, known)
+                hint = f"did you mean `{near}`?" if near else f"known are {', '.join(sorted(known)) or 'none'}"
                 raise self.error((*at, key), f"there is no such key; {hint}")
         return table
 
@@ -68,6 +69,13 @@ class Document:
         if not isinstance(value, list):
             raise self.error(at, f"expected an array, found {kind_of(value)}")
         return value
+
+
+def _nearest(key: str, known: Collection[str]) -> str | None:
+    """The known key that is meant, as far as that can be told."""
+    written = key.lower().replace("-", "_")
+    longer = [name for name in known if written.startswith(name)]
+    return max(longer, key=len) if longer else next(iter(difflib.get_close_matches(written, known, 1, 0.5)), None)
 
 
 def shown(at: Path) -> str:

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from keep_client.configuration_file.document import Document
 from keep_client.configuration_file.places import Path
+from keep_protocol.egress.errors import EgressError
+from keep_protocol.egress.hosts import canonical_host
 
 _STREAMS: Final = ("null", "stdin", "stdout", "stderr")
 _KEYS: Final = {
@@ -34,7 +36,7 @@ def _file(document: Document, at: Path, entry: Any, *, enarx: bool, warnings: li
     kind = entry.get("kind") if isinstance(entry, dict) else None
     if not isinstance(entry, dict):
         document.check_keys(at, entry, ())
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         known = ", ".join(f'"{each}"' for each in _KEYS)
         raise document.error((*at, "kind"), f"expected one of {known}, found {kind!r}")
     known_keys = _KEYS[kind] if enarx or kind not in _TLS_KEYS else _KEYS[kind] | {"tls"}
@@ -69,11 +71,20 @@ def _fill_socket(
         warnings.append(f'{document.where(at)}: without `prot` it is "tls", as in Enarx 0.6')
         made["prot"] = "tls"
         made.setdefault("port", 443)
-    if made["prot"] not in _PORTS:
+    if not isinstance(made["prot"], str) or made["prot"] not in _PORTS:
         raise document.error((*at, "prot"), f'expected "tcp" or "tls", found {made["prot"]!r}')
     made.setdefault("port", _PORTS[made["prot"]])
+    if kind == "connect" and isinstance(made["host"], str):
+        _check_host(document, (*at, "host"), made["host"])
     if "tls" in made:
         made["tls"] = _tls(document, (*at, "tls"), made["tls"], kind)
+
+
+def _check_host(document: Document, at: Path, host: str) -> None:
+    try:
+        canonical_host(host)
+    except EgressError as error:
+        raise document.error(at, f"expected the name or the address of one host: {error}") from None
 
 
 def _tls(document: Document, at: Path, table: Any, kind: str) -> dict[str, Any]:

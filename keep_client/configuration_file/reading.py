@@ -10,12 +10,14 @@ from typing import Any, Final
 
 import msgspec
 
+from keep_client.configuration_file.complaints import in_words_of_toml
 from keep_client.configuration_file.document import Document, kind_of
 from keep_client.configuration_file.features import feature_named
 from keep_client.configuration_file.files import read_files
 from keep_client.configuration_file.places import Path as Place
 from keep_protocol.egress.errors import EgressError
 from keep_protocol.egress.rule_text import parse_rule
+from keep_protocol.egress.targets import target_of
 from keep_protocol.network_policy import Egress, EgressRule, NetworkPolicy
 from keep_protocol.workload_configuration import ConnectFile, ListenFile, StdinFile, WorkloadConfiguration
 
@@ -64,7 +66,8 @@ def read_configuration(path: Path) -> ConfigurationFile:
     try:
         configuration = msgspec.convert(wanted, WorkloadConfiguration)
     except msgspec.ValidationError as error:
-        raise document.error(_place(str(error)), _AT.sub("", str(error))) from None
+        place = _place(str(error))
+        raise document.error(place, in_words_of_toml(_AT.sub("", str(error)), place)) from None
     try:
         network = _network(configuration, denied)
     except ValueError as error:  # what contradicts itself
@@ -88,16 +91,20 @@ def _enarx(document: Document, warnings: list[str]) -> dict[str, Any]:
     made: dict[str, Any] = {"mounts": [], "files": []}
     if "files" in content:
         made["files"] = read_files(document, enarx=True, warnings=warnings)
-    return made | {key: content[key] for key in ("args", "env") if key in content}
+    if "env" in content:
+        made["env"] = _variables(document, content["env"])
+    return made | ({"args": content["args"]} if "args" in content else {})
 
 
 def _keep(document: Document, warnings: list[str]) -> tuple[dict[str, Any], tuple[EgressRule, ...]]:
     content = document.check_keys((), document.content, _KEYS)
     made: dict[str, Any] = {
-        key: content[key] for key in ("args", "env", "stdin", "stdout", "stderr", "reuse", "restart") if key in content
+        key: content[key] for key in ("args", "stdin", "stdout", "stderr", "reuse", "restart") if key in content
     }
     if "features" in content:
         made["features"] = _features(document, content["features"])
+    if "env" in content:
+        made["env"] = _variables(document, content["env"])
     if "files" in content:
         made["files"] = read_files(document, enarx=False, warnings=warnings)
     for key, name, known in (("directories", "mounts", _DIRECTORY_KEYS), ("secrets", "secrets", _SECRET_KEYS)):
@@ -124,6 +131,22 @@ def _features(document: Document, value: Any) -> list[str]:
         except ValueError as error:
             raise document.error(("features", number), str(error)) from None
     return features
+
+
+def _variables(document: Document, table: Any) -> dict[str, str]:
+    """The environment. msgspec does not say which variable is wrong."""
+    if not isinstance(table, dict):
+        raise document.error(("env",), f"expected a table, found {kind_of(table)}")
+    for name, value in table.items():
+        if not name or "=" in name or "\0" in name:
+            raise document.error(
+                ("env", name), "the name of a variable is not empty, and has no `=` and no zero character"
+            )
+        if not isinstance(value, str):
+            raise document.error(("env", name), f"expected a string, found {kind_of(value)}")
+        if "\0" in value:
+            raise document.error(("env", name), "the value of a variable has no zero character")
+    return table
 
 
 def _limits(document: Document, table: Any) -> dict[str, int]:
@@ -167,8 +190,8 @@ def _network(configuration: WorkloadConfiguration, denied: tuple[EgressRule, ...
 
 
 def _rule_for(file: ConnectFile) -> EgressRule:
-    host = f"[{file.host}]" if ":" in file.host else file.host
-    return parse_rule(f"{host}:{file.port}{'+private' if _is_private(file.host) else ''}")
+    target = target_of(file.host, file.port)
+    return parse_rule(f"{target}{'+private' if _is_private(str(target.host)) else ''}")
 
 
 def _is_private(host: str) -> bool:

@@ -171,15 +171,20 @@ def test_an_enarx_file_without_files_gives_no_streams_and_says_so(tmp_path: Path
         ('[[files]]\nkind = "tcp_listen"', "Enarx.toml:2: files[0].kind: expected one of"),
         ('[[files]]\nkind = "listen"\nprot = "tcp"', "Enarx.toml:1: files[0]: a file of kind 'listen' needs `name`"),
         ('[[files]]\nkind = "connect"\nprot = "tcp"', "files[0]: a file of kind 'connect' needs `host`"),
-        ('[[files]]\nkind = "listen"\nname = "a:b"\nprot = "tcp"', "Enarx.toml:3: files[0].name: Expected `str`"),
+        (
+            '[[files]]\nkind = "listen"\nname = "a:b"\nprot = "tcp"',
+            "Enarx.toml:3: files[0].name: expected a name without",
+        ),
         ('[[files]]\nkind = "listen"\nname = "a"\nprot = "udp"', 'Enarx.toml:4: files[0].prot: expected "tcp" or'),
         ('[[files]]\nkind = "stdin"\nnmae = "a"', "Enarx.toml:3: files[0].nmae: there is no such key; did you mean"),
         (
             '[[files]]\nkind = "listen"\nname = "a"\nprot = "tcp"\nport = 70000',
-            "files[0].port: Expected `int` <=",
+            "files[0].port: expected an integer of at most 65535",
         ),
-        ("args = 1", "Enarx.toml:1: args: Expected `array`"),
-        ("env = { A = 1 }", "Enarx.toml:1: env"),
+        ("args = 1", "Enarx.toml:1: args: expected an array, found an integer"),
+        ("env = { A = 1 }", "Enarx.toml:1: env.A: expected a string, found an integer"),
+        ("[[files]]\nkind = []", "Enarx.toml:2: files[0].kind: expected one of"),
+        ('[[files]]\nkind = "listen"\nname = "a"\nprot = ["tcp"]', 'Enarx.toml:4: files[0].prot: expected "tcp" or'),
         ("[[files]\n", "is no TOML"),
         ("files = 1", "Enarx.toml:1: files: expected an array, found an integer"),
         ("files = [1]", "Enarx.toml:1: files[0]: expected a table, found an integer"),
@@ -296,12 +301,42 @@ def test_every_table_is_missed_when_it_is_misspelt(tmp_path: Path, header: str) 
             "none.pem cannot",
         ),
         ('[[files]]\nkind = "listen"\nname = "a"\nprot = "tcp"\ntls = {}', '`tls` comes with `prot` "tls" only'),
+        ("ENV = {}", "ENV: there is no such key; did you mean `env`?"),
+        ("limits = { run-time = 1 }", "limits.run-time: there is no such key; did you mean `run_time`?"),
+        ('environment = { A = "b" }', "environment: there is no such key; did you mean `env`?"),
+        ('stdin = "inherit"', """Keep.toml:1: stdin: expected one of "none", "stream", found 'inherit'"""),
+        ('reuse = "yes"', "Keep.toml:1: reuse: expected a boolean, found a string"),
+        ('args = ["\\u0000"]', "Keep.toml:1: args[0]: expected text without zero characters"),
+        ('env = { "A=B" = "" }', "Keep.toml:1: env.A=B: the name of a variable"),
+        ('env = { A = "\\u0000" }', "Keep.toml:1: env.A: the value of a variable has no zero"),
+        ("limits = { memory = 0 }", "Keep.toml:1: limits.memory: expected an integer of at least 65536"),
+        ('[[directories]]\nguest = ""\narea = "data"', "directories[0].guest: expected a string that is not empty"),
+        ('[[directories]]\nguest = "/data"', "Keep.toml:1: directories[0]: it needs `area`"),
+        (
+            '[[secrets]]\nname = "a b"\nenv = "A"',
+            "Keep.toml:2: secrets[0].name: expected the name of a secret: 1 to 63",
+        ),
+        (f"args = {['a'] * 4097}", "Keep.toml:1: args: expected an array of at most 4096 items"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InvalidArgumentError) as error:
         read(tmp_path, text)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("host", ["*.example.org", "a b", "0x7f.1", "db.example.org:80", "https://db.example.org", ""])
+def test_a_host_to_connect_to_is_one_host_and_no_pattern(tmp_path: Path, host: str) -> None:
+    text = f'[[files]]\nkind = "connect"\nprot = "tcp"\nhost = "{host}"'
+    for name in ("Keep.toml", "Enarx.toml"):
+        with pytest.raises(
+            InvalidArgumentError, match=rf"{name}:4: files\[0\]\.host: expected the name or the address"
+        ):
+            read(tmp_path, text, name)
+
+
+def test_a_mark_of_byte_order_at_the_beginning_is_passed_over(tmp_path: Path) -> None:
+    assert read(tmp_path, '\ufeffargs = ["a"]').configuration.args == ("a",)
 
 
 def test_a_file_that_is_missing_too_large_or_no_text_is_refused(tmp_path: Path) -> None:
