@@ -10,14 +10,11 @@ from pathlib import Path
 from app_loader.storage import Storage
 from app_loader.workload_record import StoredSource
 from keep_protocol.errors import ErrorCode, RefusalError
-from keep_protocol.python_source import MAX_SOURCE
+from keep_protocol.python_source import MAX_SOURCE, source_problem
 
 
 async def python_source(chunks: AsyncIterator[bytes], expected_digest: bytes | None, size: int | None) -> bytes:
-    """All of an upload. `size` and `expected_digest` are what the sender announced. Raises `RefusalError`.
-
-    Whether it is Python, its runtime finds out: that may be of another version than the keep's.
-    """
+    """All of an upload. `size` and `expected_digest` are what the sender announced. Raises `RefusalError`."""
     content = bytearray()
     async for chunk in chunks:
         content += chunk
@@ -32,7 +29,8 @@ async def python_source(chunks: AsyncIterator[bytes], expected_digest: bytes | N
             f"expected SHA-256 {expected_digest.hex()}, received {digest.hexdigest()}",
             remedy="send the file again; it changed on its way or since its digest was made",
         )
-    _check_text(bytes(content))
+    if problem := source_problem(bytes(content)):
+        raise RefusalError(ErrorCode.WORKLOAD_INVALID, problem)
     return bytes(content)
 
 
@@ -59,13 +57,3 @@ def stored_source(storage: Storage, folder: Path, stored: StoredSource) -> str:
     if hashlib.sha256(content).hexdigest() != stored.digest:
         raise RefusalError(ErrorCode.WORKLOAD_EMPTY, "the source of this keep is damaged", remedy="upload it again")
     return content.decode()
-
-
-def _check_text(content: bytes) -> None:
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        detail = f"Python source is UTF-8 here, and byte {error.start} is not"
-        raise RefusalError(ErrorCode.WORKLOAD_INVALID, detail) from None
-    if b"\0" in content:
-        raise RefusalError(ErrorCode.WORKLOAD_INVALID, f"there is a zero byte at {content.index(0)}: this is no text")

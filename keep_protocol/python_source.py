@@ -1,4 +1,4 @@
-"""Python source as a workload: how large it may be, and the digest that names it together with its runtime."""
+"""Python source as a workload: what it may be, and the digest that names it together with its runtime."""
 
 from __future__ import annotations
 
@@ -15,3 +15,17 @@ def python_digest(runtime: str, source: str) -> str:
     Both are SHA-256 in hex. In a shell: `printf 'wasmkeep-python\\n%s\\n%s\\n' RUNTIME SOURCE | sha256sum`.
     """
     return hashlib.sha256(f"wasmkeep-python\n{runtime}\n{source}\n".encode()).hexdigest()
+
+
+def source_problem(content: bytes) -> str | None:
+    """Why no keep takes this as a program, if that is so.
+
+    Whether it is Python, its runtime finds out: that may be of another version than whoever asks.
+    """
+    if len(content) > MAX_SOURCE:
+        return f"a program in Python has at most {MAX_SOURCE} bytes"
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return f"Python source is UTF-8 here, and byte {error.start} is not: save it as UTF-8"
+    return f"there is a zero byte at {content.index(0)}: this is no text" if b"\0" in content else None

@@ -11,6 +11,7 @@ import msgspec
 
 from keep_client import InvalidArgumentError, Source
 from keep_protocol.keep_api import HttpPortStatus, WorkloadDescription, WorkloadInfo
+from keep_protocol.python_source import source_problem
 from keep_protocol.states import WasmFeature, WorkloadKind
 from keep_protocol.webassembly.description import describe
 from keep_protocol.webassembly.errors import MalformedError
@@ -20,6 +21,7 @@ from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import show_fields, show_json, show_table
 from testers.keepctl.quantities import size_text
+from testers.keepctl.uploads import is_python
 
 if TYPE_CHECKING:
     from testers.keepctl.command import Subparsers
@@ -32,7 +34,7 @@ _MEANINGS = {
     WorkloadKind.MODULE: "a module whose functions are called: keepctl call",
     WorkloadKind.COMPONENT_COMMAND: "a component that is a command for WASI 0.2: keepctl run",
     WorkloadKind.HTTP_PROXY: "a component that answers HTTP requests",
-    WorkloadKind.PYTHON: "a program in Python, and a component that runs it: keepctl run",
+    WorkloadKind.PYTHON: "a program in Python: keepctl run",
     WorkloadKind.COMPONENT: "a component whose functions are called: keepctl call",
 }
 
@@ -51,9 +53,9 @@ def register(subparsers: Subparsers) -> None:
     inspect = add_command(
         subparsers,
         "inspect",
-        "show what a .wasm file, or the workload of a keep, is, wants and offers",
+        "show what a .wasm file, a program in Python, or the workload of a keep, is, wants and offers",
         _inspect,
-        examples=("keepctl inspect hello.wasm", "keepctl inspect prices --json"),
+        examples=("keepctl inspect hello.wasm", "keepctl inspect report.py", "keepctl inspect prices --json"),
         details=(
             "A file is read here and sent nowhere; the status is 1 if a keep would refuse it. The types of a\n"
             "component's functions are known once it is loaded: then ask for KEEP."
@@ -70,7 +72,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _inspect_file(path: Path, as_json: bool) -> int:
     source = Source.from_file(path)
-    inspection = _inspection(source, path.read_bytes())
+    inspection = _of_python(source, path.read_bytes()) if is_python(path) else _inspection(source, path.read_bytes())
     if as_json:
         show_json(inspection)
         return REFUSED if inspection.refusals else 0
@@ -88,6 +90,12 @@ def _inspection(source: Source, wasm: bytes) -> Inspection:
         return Inspection(digest, source.size, None, (str(error),))
     described = msgspec.structs.replace(describe(recognition), problems=recognition.remarks)
     return Inspection(digest, source.size, described, recognition.refusals)
+
+
+def _of_python(source: Source, content: bytes) -> Inspection:
+    problem = source_problem(content)
+    described = None if problem else WorkloadDescription(WorkloadKind.PYTHON)
+    return Inspection(source.digest.hex(), source.size, described, (problem,) if problem else ())
 
 
 def _inspect_keep(options: argparse.Namespace) -> int:

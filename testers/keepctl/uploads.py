@@ -38,6 +38,11 @@ class Upload:
             return keep.load_python(self.source, self.runtime, progress=progress)
 
 
+def is_python(path: Path) -> bool:
+    """Whether a file is taken for Python source, and not for a .wasm."""
+    return path.suffix == PYTHON_SUFFIX
+
+
 def add_upload_options(command: argparse.ArgumentParser) -> None:
     """Declare how a workload is sent."""
     command.add_argument(
@@ -56,7 +61,7 @@ def upload_of(options: argparse.Namespace) -> Upload:
     path: Path = options.file
     source = Source.from_file(path)
     runtime: Path | None = options.python_runtime
-    if path.suffix != PYTHON_SUFFIX:
+    if not is_python(path):
         if runtime is not None:
             raise InvalidArgumentError(f"--python-runtime is for files named *{PYTHON_SUFFIX}, and {path} is none")
         return Upload(_coded(source, options.compress))

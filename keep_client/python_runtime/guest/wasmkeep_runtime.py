@@ -13,6 +13,7 @@ import os
 import random
 import sys
 import types
+from typing import NoReturn
 
 import wasmkeep_modules
 from wit_world import exports
@@ -41,6 +42,8 @@ def _start_afresh() -> None:
     os.environ.update(environment.get_environment())
     random.seed()
     sys.path[:] = []
+    # The one of wasi-libc tells nothing but success or failure.
+    os._exit = _end_now
 
 
 def _execute(arguments: list[str]) -> int:
@@ -50,7 +53,7 @@ def _execute(arguments: list[str]) -> int:
     elif others:
         name, rest = others[0], others[1:]
         try:
-            with open(name, encoding="utf-8") as file:
+            with open(name, encoding="utf-8-sig") as file:
                 source = file.read()
         except (OSError, UnicodeDecodeError) as error:
             return _complain(f"{program}: can't open file {name!r}: {error}")
@@ -63,6 +66,8 @@ def _execute(arguments: list[str]) -> int:
 
 def _run(source: str, name: str) -> int:
     """Run a program as `__main__`; its exit status, as CPython's."""
+    # CPython passes over the mark of byte order with which some editors begin files.
+    source = source.removeprefix("\ufeff")
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__=name, __builtins__=builtins)
     sys.modules["__main__"] = main
@@ -99,7 +104,8 @@ def _status_of(leaving: SystemExit) -> int:
     if leaving.code is None:
         return 0
     if isinstance(leaving.code, int):
-        return leaving.code & 0xFF
+        # CPython takes what is beyond a C long for -1.
+        return leaving.code & 0xFF if -(2**63) <= leaving.code < 2**63 else 0xFF
     return _complain(str(leaving.code), 1)
 
 
@@ -114,6 +120,12 @@ def _show(error: BaseException) -> None:
 def _complain(message: str, status: int = _USAGE_ERROR) -> int:
     print(message, file=sys.stderr)
     return status
+
+
+def _end_now(status: int) -> NoReturn:
+    """What `os._exit` is: the end at once, without what was registered for it and without a look at the streams."""
+    wasi_exit.exit_with_code(status & 0xFF)
+    raise AssertionError("exit-with-code has returned")
 
 
 def _end(status: int) -> None:

@@ -108,6 +108,9 @@ def test_the_example_sums_what_it_is_given(loaded: Path, python: Interpreter) ->
         ("raise SystemExit", 0, ""),
         ("raise SystemExit('no more')", 1, "no more\n"),
         ("raise SystemExit(259)", 3, ""),
+        ("raise SystemExit(2**70)", 255, ""),
+        ("import atexit, os; atexit.register(print, 'never'); os._exit(7)", 7, ""),
+        ("\ufeffraise SystemExit(4)", 4, ""),
         ("import atexit, sys; atexit.register(lambda: print('bye', file=sys.stderr)); sys.exit(2)", 2, "bye\n"),
     ],
 )

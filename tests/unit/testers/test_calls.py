@@ -115,7 +115,7 @@ def test_a_file_that_a_keep_would_refuse_has_status_1(program: Program, tmp_path
     assert (shown.returncode, shown.stderr) == (1, "")
     assert "env.foo" in shown.stdout
     assert "refused: a keep does not have these imports: env.foo" in shown.stdout
-    (text := tmp_path / "app.py").write_text("print('hello')")
+    (text := tmp_path / "app.txt").write_text("print('hello')")
     assert "refused: this is no WebAssembly" in program("testers.keepctl", "inspect", str(text)).stdout
     assert json.loads(program("testers.keepctl", "inspect", str(text), "--json").stdout)["workload"] is None
 
@@ -129,6 +129,15 @@ def test_what_a_file_needs_to_be_switched_on_is_told(program: Program, tmp_path:
     assert 'gc, memory64: off unless Keep.toml has features = ["gc", "memory64"]' in shown.stdout
     document = json.loads(program("testers.keepctl", "inspect", str(module), "--json").stdout)
     assert document["workload"]["features"] == ["gc", "memory64"]
+
+
+def test_a_program_in_python_is_inspected(program: Program, tmp_path: Path) -> None:
+    (source := tmp_path / "app.py").write_text("print('hello')")
+    shown = program("testers.keepctl", "inspect", str(source))
+    assert (shown.returncode, "python: a program in Python" in shown.stdout) == (0, True)
+    source.write_bytes(b"print('\xe9')")
+    shown = program("testers.keepctl", "inspect", str(source))
+    assert (shown.returncode, "byte 7 is not: save it as UTF-8" in shown.stdout) == (1, True)
 
 
 def test_the_workload_of_a_keep_is_inspected(fake: FakeDeployment, keepctl: Program, wasm: Path) -> None:
