@@ -17,11 +17,10 @@ import h11
 from app_loader.deadlines import Deadlines
 from app_loader.messages import Fields, Request, Response, Stream, problem_response
 from app_loader.principals import Peer, Visitors
+from app_loader.request_head import MAX_HEAD, check_head, unreadable
 from app_loader.session import Session
 from keep_protocol.errors import ErrorCode, RefusalError
 
-MAX_HEAD: Final = 32 * 1024
-MAX_HEADERS: Final = 100
 MAX_UNREAD: Final = 256 * 1024
 """Bytes of a body that wait for their reader before the client is held back."""
 MAX_IGNORED: Final = 64 * 1024
@@ -191,7 +190,7 @@ class Connection(asyncio.Protocol):
         except h11.RemoteProtocolError as error:
             # What else the client is sending, nobody can tell.
             self._body_done = False
-            return await self._refuse(RefusalError(ErrorCode.BAD_REQUEST, f"this is no HTTP/1.1 request: {error}"))
+            return await self._refuse(unreadable(error))
         except RefusalError as refusal:
             return await self._refuse(refusal)
         self.busy = True
@@ -238,10 +237,7 @@ class Connection(asyncio.Protocol):
         if chunked and "content-length" in headers:
             # RFC 9112, section 6.3: an attempt at request smuggling, or an error as bad.
             raise RefusalError(ErrorCode.BAD_REQUEST, "a request has Content-Length or Transfer-Encoding, not both")
-        if len(head.headers) > MAX_HEADERS:
-            raise RefusalError(ErrorCode.BAD_REQUEST, f"a request has at most {MAX_HEADERS} headers")
-        if not head.target.startswith(b"/"):
-            raise RefusalError(ErrorCode.BAD_REQUEST, "the target of a request is a path here")
+        check_head(head)
         body = ClientBody(self, self._remaining, self._deadlines.chunk)
         fields = tuple(head.headers)
         return Request(head.method.decode("ascii"), head.target, headers, body, self._client, self._session, fields)

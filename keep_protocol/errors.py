@@ -13,6 +13,7 @@ class ErrorCode(StrEnum):
 
     # The request itself.
     BAD_REQUEST = "bad-request"
+    HEAD_TOO_LARGE = "head-too-large"
     BODY_TOO_LARGE = "body-too-large"
     BODY_INCOMPLETE = "body-incomplete"
     MEDIA_TYPE_UNSUPPORTED = "media-type-unsupported"
@@ -106,6 +107,7 @@ class ErrorCode(StrEnum):
 
 _STATUS = {
     ErrorCode.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
+    ErrorCode.HEAD_TOO_LARGE: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     ErrorCode.BODY_TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ErrorCode.BODY_INCOMPLETE: HTTPStatus.BAD_REQUEST,
     ErrorCode.MEDIA_TYPE_UNSUPPORTED: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,

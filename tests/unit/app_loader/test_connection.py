@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from app_loader.connection import MAX_HEAD, MAX_HEADERS, MAX_UNREAD
+from app_loader.connection import MAX_UNREAD
 from app_loader.deadlines import Deadlines
 from app_loader.messages import Request, Response, problem_response
+from app_loader.request_head import MAX_HEAD, MAX_HEADERS
 from keep_protocol.errors import RefusalError
 from tests.unit.app_loader.pki import self_signed
 from tests.unit.app_loader.serving import PATIENCE, Serving, Wire
@@ -193,11 +194,29 @@ class TestRefusedRequests:
     def test_too_many_headers_are_refused(self, wire: Wire) -> None:
         headers = b"".join(b"x-%d: y\r\n" % number for number in range(MAX_HEADERS))
         wire.send(b"GET /a HTTP/1.1\r\nhost: keep\r\n" + headers + b"\r\n")
-        assert wire.answer().problem.code == "bad-request"
+        answer = wire.answer()
+        assert (answer.status, answer.problem.code) == (431, "head-too-large")
 
-    def test_a_head_without_end_is_refused_at_its_limit(self, wire: Wire) -> None:
-        wire.send(b"GET /a HTTP/1.1\r\nhost: keep\r\nx: " + bytes(MAX_HEAD).replace(b"\0", b"x"))
-        assert wire.answer().problem.code == "bad-request"
+    @pytest.mark.parametrize("end", [b"", b"\r\n\r\n"], ids=["without-end", "in-one-piece"])
+    def test_a_head_is_refused_beyond_its_limit(self, wire: Wire, end: bytes) -> None:
+        wire.send(b"GET /a HTTP/1.1\r\nhost: keep\r\nx: " + b"x" * MAX_HEAD + end)
+        answer = wire.answer()
+        assert (answer.status, answer.problem.code) == (431, "head-too-large")
+
+    @pytest.mark.parametrize("host", ["keep", "keep:80", "keep:", "[::1]:80", "192.0.2.1", ""])
+    def test_a_host_is_taken(self, wire: Wire, host: str) -> None:
+        wire.send(f"GET /a HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        assert wire.answer().status == 200
+
+    @pytest.mark.parametrize("host", ["a b", "user@keep", "keep/a", "keep:http", "[::1", "a, b", "\xff"])
+    def test_what_is_no_host_is_refused(self, wire: Wire, host: str) -> None:
+        wire.send(f"GET /a HTTP/1.1\r\nhost: {host}\r\n\r\n".encode("latin-1"))
+        answer = wire.answer()
+        assert (answer.status, answer.problem.field) == (400, "Host")
+
+    def test_a_fragment_is_no_part_of_a_target(self, wire: Wire) -> None:
+        wire.send(b"GET /a#b HTTP/1.1\r\nhost: keep\r\n\r\n")
+        assert wire.answer().status == 400
 
     def test_a_malformed_chunk_is_refused_and_the_connection_closed(self, wire: Wire) -> None:
         wire.send(b"PUT /count HTTP/1.1\r\nhost: keep\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n")

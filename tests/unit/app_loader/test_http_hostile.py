@@ -99,7 +99,7 @@ def test_several_requests_are_answered_while_one_hangs(keep: HttpKeep) -> None:
 def test_what_two_parsers_might_read_in_two_ways_is_refused(keep: HttpKeep, head: str) -> None:
     wire = keep.connect()
     wire.send(head.encode())
-    assert wire.answer().status == 400
+    assert wire.answer().status in {400, 431}
 
 
 def test_a_chunk_that_is_none_is_not_taken_for_the_end(keep: HttpKeep) -> None:

@@ -29,9 +29,9 @@ WANTED = {
         area_states at_rest at_rest.sealed_storage calls certificates clock compilation configuration_store connection
         deadlines disk_usage dispatch dormant_runner durable_files errors events execution file_room files files_guard
         folder_entries going_run handlers http_service identity keep kernel libcrypto main messages mounts oom paths
-        plaintext_memory principals renewal revocation route routes run_admission run_assignment run_folders
-        run_records runner runner_messages runs sealer_source secret_delivery secret_files secret_store server session
-        spool standard_input storage tls workload workload_modules
+        plaintext_memory principals renewal request_head revocation route routes run_admission run_assignment
+        run_folders run_records runner runner_messages runs sealer_source secret_delivery secret_files secret_store
+        server session spool standard_input storage tls workload workload_modules
         workload_record
     """,
     "keep_loader": """
