@@ -132,11 +132,13 @@ def _compile_module(engine: Engine, wasm: bytearray) -> tuple[bytes, None]:
 
 def _compile_component(engine: Engine, wasm: bytearray) -> tuple[bytes, list[WorkloadExport]]:
     """Also the functions that its instances export, which the bytes alone tell only with effort."""
-    from app_loader.component_exports import ComponentTypes
+    from app_loader.component_exports import ComponentTypes, missing_entry
     from app_loader.component_program import Component
 
     component = Component.compile(engine, wasm)
     types = ComponentTypes(engine.pointer, component.pointer)
+    if missing := missing_entry(types):
+        raise _UnsuitableError(missing)
     exports = [WorkloadExport(name, kind) for name, kind in itertools.islice(types.exports(), _MAX_EXPORTS)]
     return component.serialize(), exports
 

@@ -28,6 +28,7 @@ from app_loader.component_types import (
     WitType,
 )
 from app_loader.errors import EngineError
+from keep_protocol.webassembly import wasi
 
 MAX_DEPTH = 64
 MAX_PARTS = 10_000
@@ -96,6 +97,25 @@ class ComponentTypes:
         if not get(owner, self._engine, wanted, len(wanted), byref(extern)):
             return None
         return _take_item(extern)
+
+
+def missing_entry(types: ComponentTypes) -> str | None:
+    """Why a component cannot be the command, or answer the requests, that the name of an export promises, if so."""
+    found = {wasi.split_version(name)[0]: name for name in types.names()}
+    owned = UnsupportedType("resource")
+    wanted: tuple[tuple[WitType, ...], WitType | None]
+    # A component that is both is a command.
+    if wasi.COMMAND in found:
+        interface, function, wanted = found[wasi.COMMAND], "run", ((), ResultType(None, None))
+    elif wasi.PROXY in found:
+        interface, function, wanted = found[wasi.PROXY], "handle", ((owned, owned), None)
+    else:
+        return None
+    has = types.function(f"{interface}{SEPARATOR}{function}")
+    if has is not None and (tuple(kind for _, kind in has.parameters), has.result) == wanted:
+        return None
+    instead = "has none" if has is None else f"has it as {has}"
+    return f"it exports {interface}, whose function `{function}` WASI 0.2 demands, and {instead}"
 
 
 def _items(prefix: str, owner: int, engine: int) -> Iterator[tuple[str, Item]]:

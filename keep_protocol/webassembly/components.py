@@ -15,11 +15,15 @@ _CORE_MODULE, _COMPONENT, _IMPORTS, _EXPORTS = 1, 4, 10, 11
 _KINDS = ("core module", "func", "value", "type", "component", "instance")
 _CORE, _VALUE, _TYPE = 0, 2, 3
 _WITH_ATTRIBUTES = 2
+_RESOURCE = "resource"
 
 
 @dataclass(frozen=True, slots=True)
 class Extern:
-    """An import or export at the outermost level. `kind` is `func`, `instance`, `type` and so on."""
+    """An import or export at the outermost level. `kind` is `func`, `instance`, `type` and so on.
+
+    That of a type which only its host can define is `resource`.
+    """
 
     name: str
     kind: str
@@ -106,8 +110,10 @@ def _description(section: Reader) -> str:
         section.unsigned()
     elif kind in {_VALUE, _TYPE}:
         # Bounds: equal to an index, or for types any resource and for values a type.
-        if section.byte() == 0 or kind == _VALUE:
-            section.skip_number()
+        is_equal = section.byte() == 0
+        if kind == _TYPE and not is_equal:
+            return _RESOURCE
+        section.skip_number()
     else:
         section.unsigned()
     return _KINDS[kind]

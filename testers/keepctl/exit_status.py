@@ -27,7 +27,7 @@ _WORDS = {
     ExitReason.MEMORY: "the run needed more memory than it may use (--memory)",
     ExitReason.STOPPED: "the run was stopped",
     ExitReason.OUTPUT_LIMIT: "the run was ended because it wrote more than it may",
-    ExitReason.LOST: "the run was lost: the keep was restarted while it ran",
+    ExitReason.LOST: "the run was lost",
 }
 
 

@@ -193,6 +193,17 @@ def test_a_module_without_a_command_is_not_run(tmp_path: Path) -> None:
         ),
         ('(component (instance $i) (export "wasi:cli/run@0.3.0" (instance $i)))', "0.3.0"),
         ("(component)", "exports nothing"),
+        ('(component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))', "function `run` .* and has none"),
+        (
+            '(component (instance $i) (export "wasi:http/incoming-handler@0.2.0" (instance $i)))',
+            "function `handle` .* and has none",
+        ),
+        (
+            """(component (core module $m (func (export "f"))) (core instance $c (instantiate $m))
+              (func $f (canon lift (core func $c "f"))) (instance $i (export "run" (func $f)))
+              (export "wasi:cli/run@0.2.0" (instance $i)))""",
+            r"has it as func\(\)",
+        ),
     ],
 )
 def test_a_component_that_would_not_work_is_refused_before_it_runs(tmp_path: Path, text: str, reason: str) -> None:

@@ -162,6 +162,16 @@ def test_all_unknown_imports_of_a_component_are_named_at_once() -> None:
     assert "imports: wasi:http/outgoing-handler@0.2.0, log, wasi:keyvalue/store@0.2.0;" in found.refusals[0]
 
 
+def test_a_resource_that_only_a_host_could_define_is_not_given() -> None:
+    text = '(component (import "r" (type $r (sub resource))) (import "s" (type (eq $r))) (export "t" (type $r)))'
+    found = recognized(text)
+    assert [(each.name, each.type, each.given) for each in found.imports] == [
+        ("r", "resource", False),
+        ("s", "type", True),
+    ]
+    assert "a keep does not have these imports: r;" in found.refusals[0]
+
+
 def test_what_is_given_but_will_fail_is_remarked() -> None:
     component = recognized("""(component (import "wasi:sockets/tcp@0.2.0" (instance)) (instance $i)
       (export "wasi:cli/run@0.2.0" (instance $i)))""")
