@@ -11,7 +11,8 @@ from app_loader.workload import Workload
 from app_loader.workload_record import LoadedModule
 from keep_protocol.errors import ErrorCode, RefusalError
 
-MAX_WAITING = 64
+MAX_WAITING = 32
+"""Fewer than the connections of a keep, so that whoever is one too many is told so, and its owner can still ask."""
 IDLE_SECONDS = 30.0
 """How long a process waits for its next request."""
 

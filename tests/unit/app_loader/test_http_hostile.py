@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import msgspec
@@ -229,6 +230,19 @@ def test_requests_beyond_the_queue_are_refused_and_those_in_it_are_answered(tmp_
         http.close()
 
     execute(tmp_path, scenario)
+
+
+def test_whoever_is_one_too_many_is_told_and_the_owner_can_still_ask(tmp_path: Path) -> None:
+    (folder := tmp_path / "keep").mkdir()
+    count = 1 + MAX_WAITING + 1
+    with ThreadPoolExecutor(count) as readers, http_keep(folder, run_time=60, runs=1) as keep:
+        wires = [keep.connect() for _ in range(count)]
+        for wire in wires:
+            wire.send(b"GET /v1/http/sleep HTTP/1.1\r\nhost: keep\r\n\r\n")
+        answer = next(as_completed([readers.submit(wire.answer) for wire in wires])).result()
+        assert (answer.status, answer.headers["retry-after"].isdecimal()) == (429, True)
+        assert keep.connect(keep.owner).ask("GET", "/v1/status").status == 200
+        keep.kill()
 
 
 def test_a_request_ends_with_the_runner(tmp_path: Path) -> None:
