@@ -133,7 +133,7 @@ async def put_workload(keep: Keep, request: Request) -> Response:
         info = await keep.workload.replace_python(chunks, runtime, expected_digest=digest, size=size, fits=fits)
         await asyncio.shield(keep.follow_workload())
         return json_response(info)
-    request.require_media_type(WASM_MEDIA_TYPE)
+    request.require_media_type(WASM_MEDIA_TYPE, PYTHON_MEDIA_TYPE)
     if runtime is not None:
         raise RefusalError(
             ErrorCode.FIELD_INVALID, f"`runtime` comes with Content-Type {PYTHON_MEDIA_TYPE}", field="runtime"

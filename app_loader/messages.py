@@ -122,11 +122,11 @@ class Request:
         except msgspec.DecodeError as error:
             raise RefusalError(ErrorCode.BAD_REQUEST, f"the body is no JSON: {error}") from None
 
-    def require_media_type(self, wanted: str) -> None:
-        """Raise `RefusalError` unless Content-Type is `wanted`; its parameters don't matter."""
+    def require_media_type(self, *wanted: str) -> None:
+        """Raise `RefusalError` unless Content-Type is one of `wanted`; its parameters don't matter."""
         given = self.headers.get("content-type", "")
-        if given.partition(";")[0].strip().lower() != wanted:
-            detail = f"Content-Type is {wanted} here, not {given[:100]!r}"
+        if given.partition(";")[0].strip().lower() not in wanted:
+            detail = f"Content-Type is {' or '.join(wanted)} here, not {given[:100]!r}"
             raise RefusalError(ErrorCode.MEDIA_TYPE_UNSUPPORTED, detail)
 
 
