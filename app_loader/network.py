@@ -24,6 +24,7 @@ from keep_protocol.broker import (
     BrokerResult,
 )
 from keep_protocol.egress.decision import explain
+from keep_protocol.egress.errors import EgressError
 from keep_protocol.egress.hosts import Address, canonical_address
 from keep_protocol.egress.rules import EgressPolicy
 from keep_protocol.egress.targets import Target, target_of
@@ -77,7 +78,7 @@ class Network:
         `method` is that of the HTTP request that it is for; None: it is not for HTTP. Raises `EgressError` for a host,
         a port or a method that is none, `EgressDeniedError`, `HostUnreachableError`, `NetworkUnavailableError`.
         """
-        target = target_of(host, port, method)
+        target = self._target(host, port, method)
         self._check(target, None)
         answered = await self._ask(BrokerOperation.CONNECT, target.port, str(target.host), target.method)
         connection = self._socket(answered, target)
@@ -124,6 +125,14 @@ class Network:
         if answered.answer.result not in (BrokerResult.OK, BrokerResult.DENIED):
             raise _failure(answered.answer)
         return explain(self._policy, target, _addresses(answered.answer))
+
+    def _target(self, host: str, port: int, method: str | None) -> Target:
+        try:
+            return target_of(host, port, method)
+        except EgressError as error:
+            # Spellings that not everybody reads alike are how guests try to pass rules.
+            self._events.record(KeepEventKind.EGRESS_DENIED, host=host, port=port, method=method, reason=str(error))
+            raise
 
     def _check(self, target: Target, addresses: Sequence[Address] | None) -> None:
         decision = explain(self._policy, target, addresses)
