@@ -18,7 +18,7 @@ from keep_client.calls import (
     expect_nothing,
     expect_text,
 )
-from keep_client.errors import ProtocolError, SpecMismatchError
+from keep_client.errors import InvalidArgumentError, ProtocolError, SpecMismatchError
 from keep_protocol.manager_api import (
     BackendList,
     CreateKeep,
@@ -146,4 +146,6 @@ def _get(target: str) -> Request:
 
 
 def _keep(ref: str) -> str:
+    if "/" in ref:
+        raise InvalidArgumentError(f"{ref!a} is no id and no name of a keep: these have no `/`")
     return f"/v1/keeps/{segment(ref)}"

@@ -40,7 +40,8 @@ class Source:
     def from_file(cls, path: Path) -> Source:
         """A regular file; it is read once here for its digest. Raises `InvalidArgumentError`."""
         if not path.is_file():
-            raise InvalidArgumentError(f"{path} is not a file that can be sent")
+            what = "is no file that can be sent" if path.exists() else "does not exist"
+            raise InvalidArgumentError(f"{path} {what}")
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()

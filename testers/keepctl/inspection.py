@@ -21,7 +21,7 @@ from testers.keepctl.command import add_command, add_policy_option
 from testers.keepctl.connecting import open_keep
 from testers.keepctl.console import show_fields, show_json, show_table
 from testers.keepctl.quantities import size_text
-from testers.keepctl.uploads import is_python
+from testers.keepctl.uploads import PYTHON_SUFFIX, is_python
 
 if TYPE_CHECKING:
     from testers.keepctl.command import Subparsers
@@ -67,7 +67,9 @@ def register(subparsers: Subparsers) -> None:
 
 def _inspect(options: argparse.Namespace) -> int:
     path = Path(options.subject)
-    return _inspect_file(path, options.json) if path.is_file() else _inspect_keep(options)
+    # What is called like a file is hardly meant as a keep; one of such a name can be asked for by its id.
+    is_path = path.is_file() or "/" in options.subject or path.suffix in (".wasm", PYTHON_SUFFIX)
+    return _inspect_file(path, options.json) if is_path else _inspect_keep(options)
 
 
 def _inspect_file(path: Path, as_json: bool) -> int:

@@ -368,5 +368,5 @@ def test_a_closed_client_sends_nothing(start_keep: StartKeep) -> None:
 
 def test_a_folder_is_no_upload(start_keep: StartKeep, tmp_path: Path) -> None:
     _, keep = start_keep(lambda _: Reply())
-    with pytest.raises(InvalidArgumentError, match="not a file"):
+    with pytest.raises(InvalidArgumentError, match="is no file"):
         keep.load_workload(tmp_path)

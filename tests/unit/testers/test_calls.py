@@ -140,6 +140,12 @@ def test_a_program_in_python_is_inspected(program: Program, tmp_path: Path) -> N
     assert (shown.returncode, "byte 7 is not: save it as UTF-8" in shown.stdout) == (1, True)
 
 
+@pytest.mark.parametrize("subject", ["none.wasm", "none.py", "none/prices"])
+def test_what_is_called_like_a_file_and_is_none_is_missed(program: Program, tmp_path: Path, subject: str) -> None:
+    shown = program("testers.keepctl", "inspect", str(tmp_path / subject))
+    assert (shown.returncode, f"{subject} does not exist" in shown.stderr) == (1, True)
+
+
 def test_the_workload_of_a_keep_is_inspected(fake: FakeDeployment, keepctl: Program, wasm: Path) -> None:
     keepctl("create", "--name", "prices")
     empty = keepctl("inspect", "prices")
