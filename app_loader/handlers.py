@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal
 
 from app_loader.keep import Keep
-from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, json_response
+from app_loader.messages import BYTES_MEDIA_TYPE, JSON_MEDIA_TYPE, Request, Response, json_response, require_utf8
 from keep_protocol import __version__
 from keep_protocol.digests import DigestHeaderError, content_digest, parse_content_digest
 from keep_protocol.errors import ErrorCode, RefusalError
@@ -215,7 +215,8 @@ async def call(keep: Keep, request: Request) -> Response:
     wanted = await request.json(CallRequest)
     configuration = keep.workload_configuration.current_if_sound
     reuse = configuration is not None and configuration.reuse
-    return json_response(await keep.calls.call(request.parameters["function"], wanted, reuse=reuse))
+    function = require_utf8(request.parameters["function"], "function")
+    return json_response(await keep.calls.call(function, wanted, reuse=reuse))
 
 
 async def http(keep: Keep, request: Request) -> Response:

@@ -97,7 +97,7 @@ class Request:
                     f"query parameters here are {known}, each at most once",
                     field=name.encode("utf-8", "backslashreplace").decode()[:64],
                 )
-            values[name] = percent_decode(value)
+            values[name] = require_utf8(percent_decode(value), name)
         return values
 
     async def read(self, limit: int) -> bytes:
@@ -190,6 +190,15 @@ def invalid_field(error: msgspec.ValidationError) -> RefusalError:
 def too_large(limit: int) -> RefusalError:
     """A body beyond its limit."""
     return RefusalError(ErrorCode.BODY_TOO_LARGE, f"the body has more than the {limit} bytes that are allowed here")
+
+
+def require_utf8(decoded: str, field: str) -> str:
+    """What `percent_decode` gave, if it was UTF-8; only paths of files may be other bytes. Raises `RefusalError`."""
+    try:
+        decoded.encode()
+    except UnicodeEncodeError:
+        raise RefusalError(ErrorCode.BAD_REQUEST, "what is encoded in the URL is not UTF-8", field=field) from None
+    return decoded
 
 
 def percent_decode(encoded: bytes) -> str:

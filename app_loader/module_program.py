@@ -98,7 +98,7 @@ class ModuleProgram:
         if held.instance is None:
             held.instance = instance = Instance()
             report = self._instantiate(context, instance) or self._call_start(context, instance, memory)
-            if report is None and function != _INITIALIZE and _INITIALIZE in self._functions:
+            if report is None and function != _INITIALIZE and self._functions.get(_INITIALIZE) == ((), ()):
                 report = self._invoke(context, instance, _INITIALIZE, None, results, 0, memory)
         if report is None:
             report = self._invoke(context, held.instance, function, values, results, len(returned), memory)

@@ -51,7 +51,7 @@ def _module(outline: ModuleOutline) -> Recognition:
     kind = WorkloadKind.MODULE
     if entry is not None:
         kind = WorkloadKind.COMMAND
-    elif any(export.name == "_initialize" for export in functions):
+    elif any(export.name == "_initialize" and export.function == FunctionType((), ()) for export in functions):
         kind = WorkloadKind.REACTOR
     refusals = _module_refusals(missing) + impossible_features(outline.features)
     if entry is None and not any(export.name != "_initialize" for export in functions):

@@ -215,31 +215,28 @@ def test_every_call_has_an_instance_of_its_own(tmp_path: Path) -> None:
     execute(tmp_path, scenario)
 
 
-def test_a_reactor_is_initialised_before_its_function_is_called(tmp_path: Path) -> None:
-    text = """(module (global $ready (mut i32) (i32.const 0))
-      (func (export "_initialize") (global.set $ready (i32.const 1)))
+@pytest.mark.parametrize(("parameter", "ready"), [("", 1), ("(param i32)", 0)], ids=["reactor", "another-type"])
+def test_a_reactor_is_initialised_before_its_function_is_called(tmp_path: Path, parameter: str, ready: int) -> None:
+    text = f"""(module (global $ready (mut i32) (i32.const 0))
+      (func (export "_initialize") {parameter} (global.set $ready (i32.const 1)))
       (func (export "ready") (result i32) (global.get $ready)))"""
 
     async def scenario(keep: Execution) -> None:
-        assert (await keep.load(wat(text))).kind == WorkloadKind.REACTOR
-        assert await keep.call("ready") == 1
+        assert (await keep.load(wat(text))).kind == (WorkloadKind.REACTOR if ready else WorkloadKind.MODULE)
+        assert await keep.call("ready") == ready
 
     execute(tmp_path, scenario)
 
 
-@pytest.mark.parametrize("function", ["spin", "deep", "exhaust", "leave"])
-def test_the_next_call_is_answered_whatever_one_does(tmp_path: Path, function: str) -> None:
-    codes = {
-        "spin": ErrorCode.CALL_TIMEOUT,
-        "deep": ErrorCode.CALL_TRAPPED,
-        "exhaust": ErrorCode.CALL_MEMORY,
-        "leave": ErrorCode.CALL_EXITED,
-    }
-
+@pytest.mark.parametrize(
+    ("function", "code"),
+    [("spin", "call-timeout"), ("deep", "call-trapped"), ("exhaust", "call-memory"), ("leave", "call-exited")],
+)
+def test_the_next_call_is_answered_whatever_one_does(tmp_path: Path, function: str, code: str) -> None:
     async def scenario(keep: Execution) -> None:
         await keep.load(wat(HOSTILE))
         timeout = 0.3 if function == "spin" else 60
-        with refused(codes[function]):
+        with refused(ErrorCode(code)):
             await keep.call(function, *((3,) if function == "leave" else ()), timeout=timeout, memory=8 * MiB)
         assert await keep.call("count") == 1
 

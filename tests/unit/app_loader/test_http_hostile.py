@@ -103,6 +103,21 @@ def test_what_two_parsers_might_read_in_two_ways_is_refused(keep: HttpKeep, head
     assert wire.answer().status in {400, 431}
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "media_type", "field"),
+    [
+        ("POST", "/v1/call/%ff", "application/json", "function"),
+        ("POST", "/v1/call/%ed%a0%80", "application/json", "function"),
+        ("PUT", "/v1/workload?runtime=%ff", "text/x-python", "runtime"),
+    ],
+)
+def test_what_is_not_utf_8_in_a_url_is_refused(
+    keep: HttpKeep, method: str, path: str, media_type: str, field: str
+) -> None:
+    answer = keep.connect(keep.owner).ask(method, path, b"{}", content_type=media_type)
+    assert (answer.status, answer.problem.field) == (400, field)
+
+
 def test_a_chunk_that_is_none_is_not_taken_for_the_end(keep: HttpKeep) -> None:
     wire = keep.connect()
     wire.send(b"POST /v1/http/swallow HTTP/1.1\r\nhost: keep\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")

@@ -35,6 +35,7 @@ def example(name: str) -> bytes:
         ('(module (func (export "") (result i32) (i32.const 1)))', WorkloadKind.COMMAND),
         ('(module (func (export "_start") (param i32)))', WorkloadKind.MODULE),
         ('(module (func (export "_initialize")) (func (export "f")))', WorkloadKind.REACTOR),
+        ('(module (func (export "_initialize") (param i32)) (func (export "f")))', WorkloadKind.MODULE),
         ('(module (func (export "f")))', WorkloadKind.MODULE),
         ('(component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))', WorkloadKind.COMPONENT_COMMAND),
         (
