@@ -38,6 +38,8 @@ from keep_protocol.spec import KeepSpec, decode_spec, spec_digest
 _CONFIGURATION_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 0.2
 """How soon a port is tried again whose host is gone."""
+_QUIET_SECONDS: Final = 1.0
+"""How long nothing must have happened before memory is given back: that takes init a while, and nobody waits for it."""
 _HARDWARE: Final = frozenset({EvidenceKind.SNP, EvidenceKind.TDX})
 
 
@@ -60,7 +62,9 @@ def _live() -> None:
         told = control.await_configuration(_CONFIGURATION_SECONDS)
         spec = _prepare(told)
         keep = start_keep(told, spec.evidence, machine.make_group(spec.limits.tasks), private=(control.port,))
-        _Supervision(control, told, keep, networked=spec.network.names_anything).run()
+        supervision = _Supervision(control, told, keep, networked=spec.network.names_anything)
+        # Encrypted memory cannot be the host's again.
+        supervision.run(give_memory_back=spec.evidence not in _HARDWARE)
     except (GuestError, GuestControlError, OSError) as error:
         control.send(Failed(str(error)))
         raise
@@ -128,7 +132,7 @@ class _Supervision:
                 raise_loopback()
                 NetworkRelay(self._selector, self._data, BROKER)
 
-    def run(self) -> None:
+    def run(self, *, give_memory_back: bool) -> None:
         """Until the keep's process has ended; its end is told to the host."""
         wake, signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -138,10 +142,14 @@ class _Supervision:
         self._watch_control()
         while (status := self._reap()) is None:
             alone = self._control_interest == 0 or (self._data is not None and self._data.broken)
-            events = self._selector.select(_RETRY_SECONDS if alone else None)
+            due = give_memory_back and self._ready
+            events = self._selector.select(_RETRY_SECONDS if alone else _QUIET_SECONDS if due else None)
             for key, ready in events:
                 serve: Callable[[int], object] = key.data
                 serve(ready)
+            if due and not events and not alone:
+                machine.give_memory_back()
+                give_memory_back = False
             if self._control_interest:
                 self._watch_control()
             # Only after a pause: a port whose host is gone is always readable.

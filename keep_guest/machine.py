@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,11 @@ _DISK_SECONDS: Final = 5.0
 _PAUSE: Final = 0.01
 _GROUPS: Final = Path("/sys/fs/cgroup")
 _BOOT_LOG: Final = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+
+_REPORTED_ORDER: Final = Path("/sys/module/page_reporting/parameters/page_reporting_order")
+_SMALLEST_REPORTED: Final = 5
+"""Free memory is told to the host in blocks of 2^5 pages and more, 128 KiB. By default only of 2 or 4 MiB, of which a
+machine as small as a keep's has few that are free."""
 
 _MOUNTS: Final = (
     ("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
@@ -60,6 +66,19 @@ def load_modules(group: str) -> bool:
     names: list[str] = json.loads(_MODULE_LISTS.read_text()).get(group, [])
     found = [load_module(MODULES / name) for name in names]
     return all(found)
+
+
+def give_memory_back() -> None:
+    """From now on the kernel tells the host what memory is free, where the machine has a balloon for that.
+
+    What the initramfs was unpacked from alone is 20 MB.
+    """
+    try:
+        _REPORTED_ORDER.write_text(str(_SMALLEST_REPORTED))
+        load_modules("balloon")
+    except (OSError, SystemCallError) as error:
+        # The host has less memory then, and the keep all that it was promised.
+        print(f"init: no memory is given back to the host: {error}", file=sys.stderr, flush=True)
 
 
 def mount_disk(device: Path = _DISK) -> None:

@@ -22,6 +22,7 @@ STANDARD_LIBRARY: Final = Path(__file__).with_name("standard_library.txt")
 tests against what the guest's code imports."""
 
 MODULE_GROUPS: Final = {
+    "balloon": ("virtio_balloon",),
     "disk": ("virtio_blk",),
     "vsock": ("vmw_vsock_virtio_transport",),
     "snp": ("sev_guest",),

@@ -123,6 +123,13 @@ def test_with_vsock_there_is_no_port_for_data() -> None:
     assert not [device for device in devices if "org.wasmkeep.data" in device]
 
 
+def test_memory_that_is_not_encrypted_goes_back_to_the_host_when_it_is_free() -> None:
+    for shape in (PLAIN, VTPM):
+        assert "virtio-balloon-pci,free-page-reporting=on" in values(shape, "-device")
+    for shape in (SNP, TDX, NITRO):
+        assert "balloon" not in " ".join(arguments(shape))
+
+
 def test_a_plain_machine_has_no_firmware_that_costs_time() -> None:
     assert "-bios" not in arguments(PLAIN)
 
