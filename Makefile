@@ -1,6 +1,6 @@
 # Everything is run from .venv, which `make setup` makes; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench lock clean distclean
+.PHONY: help setup test lint format demo bench kernel lock clean distclean
 
 BIN := .venv/bin
 # Arguments for pytest: make test T="tests/unit -k digest"
@@ -35,6 +35,9 @@ demo: setup ## Run the whole system once, every command shown; BACKEND=qemu+vtpm
 bench: setup ## Measure the figures of docs/benchmarks.md anew
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-bench.lock
 	$(BIN)/python -m benchmarks
+
+kernel: setup ## Compile our own small kernel for guest images, once; some ten minutes of a processor
+	$(BIN)/keep-manager image kernel build
 
 lock: ## Choose the newest dependencies and write the lock files
 	scripts/lock.sh

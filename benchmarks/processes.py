@@ -8,6 +8,9 @@ from pathlib import Path
 
 _SETTLED = 0.5
 """Seconds without a change after which a keep is taken to be idle."""
+_GIVEN_BACK = 6.0
+_NOISE = 0.5
+"""MB by which the share of pages changes that other processes have, too."""
 _PATIENCE = 30.0
 
 
@@ -31,6 +34,17 @@ def unshared_memory(processes: Iterable[int]) -> float:
 def resident_memory(processes: Iterable[int]) -> float:
     """Pss of all these processes in MB (10^6 bytes): all that is resident, what is shared by its share."""
     return sum(_kibibytes(pid, ("Pss:",)) for pid in processes) * 1024 / 1e6
+
+
+def settled_resident_memory(processes: Callable[[], Iterable[int]]) -> float:
+    """Their PSS in MB when it has not fallen for a while: a machine gives memory back seconds after it is ready."""
+    lowest, began = resident_memory(processes()), time.monotonic()
+    fell = began
+    while time.monotonic() - fell < _GIVEN_BACK and time.monotonic() - began < _PATIENCE:
+        time.sleep(_SETTLED)
+        if (now := resident_memory(processes())) < lowest - _NOISE:
+            lowest, fell = now, time.monotonic()
+    return resident_memory(processes())
 
 
 def settled_memory(processes: Callable[[], Iterable[int]]) -> float:

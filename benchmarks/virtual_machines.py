@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import msgspec
 
 from benchmarks.bare_machine import first_userspace_output, raw_transfers
 from benchmarks.measurement import Comparison, Omission, Row, Sample, Target, interleaved
-from benchmarks.processes import resident_memory, tree
+from benchmarks.processes import settled_resident_memory, tree
 from benchmarks.session import Session
 from keep_attestation.ratls.peer import ExpectedKeep
 from keep_client import Home, ManagerClient, connect_keep, new_spec, pinned_principal
 from keep_image.build import build_image
-from keep_image.errors import PackageError
+from keep_image.errors import BuildError, PackageError
+from keep_image.kernel_tools import kernel_tools
 from keep_image.manifest import load_manifest
+from keep_image.own_kernel import KernelStore, kernel_folder, recipe
 from keep_image.package_store import PackageStore, default_cache
 from keep_image.pins import load_pins
 from keep_protocol.evidence import EvidenceKind
@@ -31,6 +34,7 @@ from testers.keepctl.attestation.observation import observe
 _COLD = Target(Comparison.RATIO, 2.5)
 _MEASURED = Target(Comparison.RATIO, 4)
 _RESIDENT = Target(Comparison.VALUE, 340)
+_RESIDENT_OWN = Target(Comparison.VALUE, 250)
 _UPLOAD = Target(Comparison.SPEED, 0.7)
 _IMAGE = Target(Comparison.VALUE, 40)
 
@@ -41,54 +45,82 @@ _MOST_ROUNDS = 5
 """A translated machine takes seconds to start."""
 
 
+@dataclass(frozen=True)
+class _Image:
+    """A guest image to measure keeps with."""
+
+    folder: Path
+    kernel: str
+    resident: Target
+
+
 def measure(session: Session) -> list[Row | Omission]:
-    """All of it by QEMU's translator or by KVM, as the host has it; Debian's own kernel."""
+    """By QEMU's translator or by KVM, as the host has it; with Debian's kernel and, where one is kept, ours."""
     if missing := [name for name in ("qemu-system-x86_64", "swtpm_setup") if shutil.which(name) is None]:
         return [Omission("keeps that are virtual machines", f"{', '.join(missing)}: not installed")]
-    image = session.folder / "image"
+    stock = _Image(session.folder / "image", "Debian's kernel", _RESIDENT)
     try:
-        build_image(image, load_pins(), PackageStore(default_cache()))
+        build_image(stock.folder, load_pins(), PackageStore(default_cache()))
     except PackageError as error:
         return [Omission("keeps that are virtual machines", str(error))]
     rounds = 1 if session.quick else min(session.rounds, _MOST_ROUNDS)
-    with session.deployment(image) as deployment, ManagerClient.from_home(deployment.home) as manager:
-        owner = _Owner(Home(deployment.home), manager, image)
+    rows: list[Row | Omission] = [*_rows(session, stock, rounds), *_rows_of_any_kernel(session, stock, rounds)]
+    try:
+        kernel = KernelStore(kernel_folder(default_cache())).require(recipe(load_pins().kernel_source, kernel_tools()))
+    except BuildError as error:
+        return [*rows, Omission("virtual machines with our own kernel", str(error))]
+    own = _Image(session.folder / "own-image", "our kernel", _RESIDENT_OWN)
+    build_image(own.folder, load_pins(), PackageStore(default_cache()), kernel=kernel)
+    return [*rows, *_rows(session, own, rounds)]
+
+
+def _rows(session: Session, image: _Image, rounds: int) -> list[Row]:
+    """What depends on the kernel."""
+    with session.deployment(image.folder) as deployment, ManagerClient.from_home(deployment.home) as manager:
+        owner = _Owner(Home(deployment.home), manager, image.folder)
         cold, measured, bare = interleaved(
-            rounds, owner.cold_keep, owner.measured_keep, partial(first_userspace_output, image, _MEMORY)
+            rounds, owner.cold_keep, owner.measured_keep, partial(first_userspace_output, image.folder, _MEMORY)
         )
-        resident, uploads = owner.memory_and_uploads(rounds)
-    raw = raw_transfers(image, _MEMORY, _UPLOADED, rounds)
-    size = load_manifest(image).size / 1e6
+        resident = owner.resident_memory()
+    size = load_manifest(image.folder).size / 1e6
     return [
         Row(
-            "create a cold `qemu` keep → first verified status (SDK)",
+            f"create a cold `qemu` keep → first verified status (SDK), {image.kernel}",
             "QEMU with the same kernel, devices and processor → first output of a program of 150 bytes as PID 1",
             Sample("s", cold),
             Sample("s", bare),
             _COLD,
         ),
         Row(
-            "create a cold `qemu+vtpm` keep → its quote accepted against the image",
+            f"create a cold `qemu+vtpm` keep → its quote accepted against the image, {image.kernel}",
             "create a cold `qemu` keep → first verified status",
             Sample("s", measured),
             Sample("s", cold),
             _MEASURED,
         ),
         Row(
-            f"resident memory of an idle `qemu` keep of {_MEMORY} MiB, stock kernel",
+            f"resident memory of an idle `qemu` keep of {_MEMORY} MiB, {image.kernel}",
             "– (PSS of QEMU and the keep-loader)",
-            Sample.of("MB", resident),
+            Sample("MB", (resident,)),
             None,
-            _RESIDENT,
+            image.resident,
         ),
+        Row(f"guest image: initramfs and {image.kernel}", "–", Sample("MB", (size,)), None, _IMAGE),
+    ]
+
+
+def _rows_of_any_kernel(session: Session, image: _Image, rounds: int) -> list[Row]:
+    with session.deployment(image.folder) as deployment, ManagerClient.from_home(deployment.home) as manager:
+        uploads = _Owner(Home(deployment.home), manager, image.folder).uploads(rounds)
+    raw = raw_transfers(image.folder, _MEMORY, _UPLOADED, rounds)
+    return [
         Row(
             f"{_UPLOADED >> 20} MiB upload to a `qemu` keep (SDK, mutual TLS, digest checked)",
             "as many raw bytes through the same kind of channel, dropped by the guest",
             Sample.of("s", uploads),
             Sample.of("s", raw),
             _UPLOAD,
-        ),
-        Row("guest image: kernel and initramfs", "–", Sample("MB", (size,)), None, _IMAGE),
+        )
     ]
 
 
@@ -127,21 +159,28 @@ class _Owner:
             raise RuntimeError(f"the machine does not prove the image: {observed.verdict}")
         return elapsed
 
-    def memory_and_uploads(self, rounds: int) -> tuple[list[float], list[float]]:
-        """MB that an idle machine holds, and seconds of so many uploads to it."""
+    def resident_memory(self) -> float:
+        """MB that a machine holds when it has given back what it does not need."""
         keep = self._manager.create_keep(self._spec(Backend.QEMU))
         if keep.pid is None:
             raise RuntimeError("a keep that is ready has no process")
-        resident, uploads = [resident_memory(tree(keep.pid))], []
+        resident = settled_resident_memory(partial(tree, keep.pid))
+        self._manager.remove_keep(keep.id)
+        return resident
+
+    def uploads(self, rounds: int) -> list[float]:
+        """Seconds of so many uploads to a machine."""
+        keep = self._manager.create_keep(self._spec(Backend.QEMU))
+        taken = []
         with connect_keep(self._manager, keep.id) as connection:
             for _ in range(rounds + 1):
                 content = os.urandom(_UPLOADED)
                 started = time.perf_counter()
                 connection.put_file(FileArea.INPUT, "upload", content)
-                uploads.append(time.perf_counter() - started)
+                taken.append(time.perf_counter() - started)
         self._manager.remove_keep(keep.id)
         # The first one finds code that was never translated.
-        return resident, uploads[1:]
+        return taken[1:]
 
     def _spec(self, backend: Backend) -> KeepSpec:
         evidence = EvidenceKind.TPM if backend is Backend.QEMU_VTPM else None

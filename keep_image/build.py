@@ -25,6 +25,7 @@ from keep_image.manifest import (
     encode_manifest,
 )
 from keep_image.newc import Entry, write_archive
+from keep_image.own_kernel import CONFIG, KernelFacts, OwnKernel
 from keep_image.package_store import PackageStore
 from keep_image.pins import PackageUse, Pins
 from keep_image.sbom import encode_sbom
@@ -32,13 +33,15 @@ from keep_image.toolchain import Toolchain
 from keep_protocol import __version__
 
 
-def build_image(output: Path, pins: Pins, store: PackageStore, *, kernel: Path | None = None) -> Manifest:
+def build_image(output: Path, pins: Pins, store: PackageStore, *, kernel: Path | OwnKernel | None = None) -> Manifest:
     """Write an image into the folder `output`, whose manifest comes last; another image there is replaced.
 
-    `kernel` is a kernel of one's own, with everything built in. Raises `ImageError`.
+    `kernel` is another than Debian's, with everything built in: one that was compiled by our options, or any file.
+    Raises `ImageError`.
     """
     ingredients = gather(pins, store)
-    given = None if kernel is None else _read_kernel(kernel)
+    own = kernel.facts if isinstance(kernel, OwnKernel) else None
+    given = None if kernel is None else _read_kernel(kernel.path if isinstance(kernel, OwnKernel) else kernel)
     with tempfile.TemporaryDirectory(prefix="image-") as name:
         toolchain = Toolchain(Path(name), [*ingredients.userland.values(), *ingredients.tools.values()], pins.python)
         entries = entries_of(ingredients, pins, toolchain, modules=given is None)
@@ -49,13 +52,23 @@ def build_image(output: Path, pins: Pins, store: PackageStore, *, kernel: Path |
         version=MANIFEST_VERSION,
         wasmkeep=__version__,
         python=pins.python,
-        kernel_release=pins.kernel_release if given is None else "given",
+        kernel_release=own.release if own is not None else pins.kernel_release if given is None else "given",
         command_line=COMMAND_LINE,
         kernel=described(KERNEL, kernel_content),
         initramfs=described(INITRAMFS, initramfs),
         unpacked=described(INITRAMFS.removesuffix(".lz4"), unpacked),
-        components=_components(pins, ingredients.own, given),
+        components=(
+            _own_sources(ingredients.own),
+            *_kernel_components(pins, given, own),
+            *(
+                Component(package.name, package.version, Origin.DEBIAN, package.sha256)
+                for package in pins.packages
+                if package.use is PackageUse.GUEST
+            ),
+            *(Component(wheel.name, wheel.version, Origin.PYPI, wheel.sha256) for wheel in pins.wheels),
+        ),
         contents=_contents(entries),
+        kernel_tools=() if own is None else own.tools,
     )
     _write(
         output,
@@ -79,20 +92,26 @@ def _read_kernel(path: Path) -> bytes:
     return content
 
 
-def _components(pins: Pins, own: Mapping[str, bytes], kernel: bytes | None) -> tuple[Component, ...]:
+def _own_sources(own: Mapping[str, bytes]) -> Component:
     sources = hashlib.sha256()
     for path, content in sorted(own.items()):
         sources.update(path.encode() + b"\0" + hashlib.sha256(content).digest())
-    components = [Component("wasmkeep", __version__, Origin.WASMKEEP, sources.hexdigest())]
-    if kernel is not None:
-        components.append(Component("linux", "given", Origin.GIVEN, hashlib.sha256(kernel).hexdigest()))
-    components += [
-        Component(package.name, package.version, Origin.DEBIAN, package.sha256)
-        for package in pins.packages
-        if package.use is PackageUse.GUEST or (package.use is PackageUse.KERNEL and kernel is None)
-    ]
-    components += [Component(wheel.name, wheel.version, Origin.PYPI, wheel.sha256) for wheel in pins.wheels]
-    return tuple(components)
+    return Component("wasmkeep", __version__, Origin.WASMKEEP, sources.hexdigest())
+
+
+def _kernel_components(pins: Pins, kernel: bytes | None, facts: KernelFacts | None) -> tuple[Component, ...]:
+    if kernel is None:
+        package = pins.kernel
+        return (Component(package.name, package.version, Origin.DEBIAN, package.sha256),)
+    digest = hashlib.sha256(kernel).hexdigest()
+    if facts is None:
+        return (Component("linux", "given", Origin.GIVEN, digest),)
+    source = pins.kernel_source
+    return (
+        Component("linux", facts.release, Origin.BUILT, digest),
+        Component(source.name, source.version, Origin.DEBIAN, source.sha256),
+        Component(CONFIG.name, __version__, Origin.WASMKEEP, facts.config_sha256),
+    )
 
 
 def _contents(entries: Iterable[Entry]) -> tuple[Content, ...]:

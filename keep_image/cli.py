@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from keep_image.errors import MeasurementError
 
 if TYPE_CHECKING:
     from keep_image.measurement.reference import Shape
+    from keep_image.own_kernel import KernelStore, OwnKernel, Recipe
+    from keep_image.package_store import PackageStore
+    from keep_image.pins import Pins
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -25,9 +29,13 @@ def add_image_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
     build = _command(subcommands, "build", _build, "make kernel and initramfs from the pinned packages")
     build.add_argument("--output", metavar="DIR", help="where to (default: where the other commands look)")
-    build.add_argument("--kernel", default="debian", metavar="FILE|debian", help="a bzImage of one's own, or Debian's")
+    build.add_argument(
+        "--kernel", default="debian", metavar="debian|own|FILE", help="what `image kernel build` made, or any bzImage"
+    )
     build.add_argument("--packages", metavar="DIR", help="package files that need not be fetched")
-    build.add_argument("--cache", metavar="DIR", help="where fetched packages are kept")
+    build.add_argument("--cache", metavar="DIR", help="where fetched packages and our own kernels are kept")
+
+    _add_kernel(subcommands)
 
     show = _command(subcommands, "show", _show, "print size, packages, contents and digests of an image")
     _add_image(show)
@@ -45,6 +53,16 @@ def add_image_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     _add_image(measure)
     add_shape(measure)
     measure.add_argument("--json", action="store_true", help="the values alone")
+
+
+def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "compile our own small kernel, for `image build --kernel own`"
+    kernel = commands.add_parser("kernel", help=summary, description=summary.capitalize() + ".")
+    subcommands = kernel.add_subparsers(metavar="COMMAND", required=True)
+    build = _command(subcommands, "build", _build_kernel, "compile it from Debian's pinned source, or find it kept")
+    build.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="at once (%(default)s)")
+    build.add_argument("--packages", metavar="DIR", help="where the source's package need not be fetched from")
+    build.add_argument("--cache", metavar="DIR", help="where packages and kernels are kept")
 
 
 def add_shape(parser: argparse.ArgumentParser) -> None:
@@ -85,20 +103,58 @@ def _folder(given: str | None) -> Path:
 
 def _build(options: argparse.Namespace) -> int:
     from keep_image.build import build_image
-    from keep_image.package_store import PackageStore, default_cache
     from keep_image.pins import load_pins
 
-    output = _folder(options.output)
-    store = PackageStore(
-        Path(options.cache) if options.cache else default_cache(),
-        folder=Path(options.packages) if options.packages else None,
-    )
-    kernel = None if options.kernel == "debian" else Path(options.kernel)
-    manifest = build_image(output, load_pins(), store, kernel=kernel)
+    output, pins = _folder(options.output), load_pins()
+    kernel: Path | OwnKernel | None = None
+    if options.kernel == "own":
+        kernels, recipe = _kernels(options, pins)
+        kernel = kernels.require(recipe)
+    elif options.kernel != "debian":
+        kernel = Path(options.kernel)
+    manifest = build_image(output, pins, _packages(options), kernel=kernel)
     print(f"image:     {output}, {_megabytes(manifest.size)}")
     print(f"kernel:    {manifest.kernel.sha256}  {_megabytes(manifest.kernel.size)}")
     print(f"initramfs: {manifest.initramfs.sha256}  {_megabytes(manifest.initramfs.size)}")
     return 0
+
+
+def _build_kernel(options: argparse.Namespace) -> int:
+    from keep_image.kernel_tools import check_tools
+    from keep_image.pins import load_pins
+
+    pins = load_pins()
+    kernels, recipe = _kernels(options, pins)
+    if kernels.find(recipe) is None:
+        check_tools()
+        source = f"{pins.kernel_source.name} {pins.kernel_source.version}"
+        print(f"compiling {source}: some ten minutes of a processor, 2 GB below the cache", flush=True)
+    kernel = kernels.build(recipe, _packages(options), jobs=max(1, options.jobs))
+    print(f"kernel:  {kernel.path}, Linux {kernel.facts.release}, {_megabytes(kernel.facts.size)}")
+    print(f"sha256:  {kernel.facts.sha256}")
+    print(f"source:  {kernel.facts.source}  {kernel.facts.source_sha256}")
+    print(f"options: {kernel.facts.config_sha256}")
+    print(f"tools:   {'; '.join(kernel.facts.tools)}")
+    return 0
+
+
+def _packages(options: argparse.Namespace) -> PackageStore:
+    from keep_image.package_store import PackageStore
+
+    return PackageStore(_cache(options), folder=Path(options.packages) if options.packages else None)
+
+
+def _kernels(options: argparse.Namespace, pins: Pins) -> tuple[KernelStore, Recipe]:
+    from keep_image.kernel_tools import kernel_tools
+    from keep_image.own_kernel import KernelStore, kernel_folder, recipe
+
+    return KernelStore(kernel_folder(_cache(options))), recipe(pins.kernel_source, kernel_tools())
+
+
+def _cache(options: argparse.Namespace) -> Path:
+    from keep_image.package_store import default_cache
+
+    return Path(options.cache) if options.cache else default_cache()
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -115,6 +171,8 @@ def _show(options: argparse.Namespace) -> int:
         print(f"{label:<10} {file.sha256}  {_megabytes(file.size)}")
     print(f"unpacked   {_megabytes(manifest.unpacked.size)}, {len(manifest.contents)} entries")
     print(f"linux      {manifest.kernel_release}")
+    if manifest.kernel_tools:
+        print(f"compiled   by {'; '.join(manifest.kernel_tools)}")
     print(f"python     {manifest.python}")
     print(f"cmdline    {manifest.command_line}")
     print("\npackages")

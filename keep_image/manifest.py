@@ -33,6 +33,8 @@ class Origin(StrEnum):
     DEBIAN = "debian"
     PYPI = "pypi"
     WASMKEEP = "wasmkeep"
+    BUILT = "built"
+    """Compiled on this machine from another component."""
     GIVEN = "given"
     """A file that whoever built the image named."""
 
@@ -78,6 +80,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The initramfs before it was compressed; there is no such file."""
     components: tuple[Component, ...]
     contents: tuple[Content, ...]
+    kernel_tools: tuple[str, ...] = ()
+    """What compiled the kernel, where it is our own."""
 
     @property
     def size(self) -> int:

@@ -26,10 +26,12 @@ class PackageUse(StrEnum):
     """It runs while an image is built, and is not in it."""
     KERNEL = "kernel"
     """The kernel and its modules."""
+    SOURCE = "source"
+    """What a kernel of our own is compiled from."""
 
 
 class DebianPackage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One binary package of Debian's for amd64."""
+    """One binary package of Debian's for amd64, or for all machines."""
 
     name: str
     version: str
@@ -67,17 +69,22 @@ class Pins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         names = [*(package.name for package in self.packages), *(wheel.name for wheel in self.wheels)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"`{twice[0]}` is pinned twice")
-        if sum(package.use is PackageUse.KERNEL for package in self.packages) != 1:
-            raise ValueError("exactly one package has the use `kernel`")
+        for use in (PackageUse.KERNEL, PackageUse.SOURCE):
+            if sum(package.use is use for package in self.packages) != 1:
+                raise ValueError(f"exactly one package has the use `{use}`")
 
     @property
     def kernel(self) -> DebianPackage:
         return next(package for package in self.packages if package.use is PackageUse.KERNEL)
 
     @property
+    def kernel_source(self) -> DebianPackage:
+        return next(package for package in self.packages if package.use is PackageUse.SOURCE)
+
+    @property
     def userland(self) -> tuple[DebianPackage, ...]:
-        """The packages that are not the kernel."""
-        return tuple(package for package in self.packages if package.use is not PackageUse.KERNEL)
+        """The packages that have nothing to do with the kernel."""
+        return tuple(package for package in self.packages if package.use in {PackageUse.GUEST, PackageUse.BUILD})
 
 
 def parse_pins(text: str) -> Pins:

@@ -70,7 +70,9 @@ def _package_url(component: Component) -> str | None:
     version = quote(component.version, safe="")
     name = quote(component.name, safe="")
     if component.origin is Origin.DEBIAN:
-        return f"pkg:deb/debian/{name}@{version}?arch=amd64"
+        # Only the kernel's source is one package for all machines.
+        machine = "all" if component.name.startswith("linux-source-") else "amd64"
+        return f"pkg:deb/debian/{name}@{version}?arch={machine}"
     if component.origin is Origin.PYPI:
         return f"pkg:pypi/{name}@{version}"
     return None

@@ -27,6 +27,7 @@ USERLAND = "bookworm"
 KERNEL = "trixie"
 INDEX = "main/binary-amd64/Packages.xz"
 KERNEL_NAME = re.compile(r"linux-image-(\d\S*)-cloud-amd64")
+SOURCE_NAME = re.compile(r"linux-source-\d+\.\d+")
 
 Record = dict[str, str]
 
@@ -121,11 +122,13 @@ def main() -> None:
     now = load_pins()
     with tempfile.TemporaryDirectory() as name:
         userland = list(records(USERLAND, Path(name)))
-        kernels = [each for each in records(KERNEL, Path(name)) if KERNEL_NAME.fullmatch(each.get("Package", ""))]
-    if not userland or not kernels:
+        trixie = [each for each in records(KERNEL, Path(name)) if each.get("Package", "").startswith("linux-")]
+    kernels = [each for each in trixie if KERNEL_NAME.fullmatch(each["Package"])]
+    sources = [each for each in trixie if SOURCE_NAME.fullmatch(each["Package"])]
+    if not userland or not kernels or not sources:
         sys.exit(f"no archive of apt's has {USERLAND} and {KERNEL}, signed by Debian")
     kernel = newest(kernels)
-    packages = [pinned(kernel, PackageUse.KERNEL)]
+    packages = [pinned(kernel, PackageUse.KERNEL), pinned(newest(sources), PackageUse.SOURCE)]
     for package in now.userland:
         packages.append(pinned(newest([each for each in userland if each.get("Package") == package.name]), package.use))
     release = kernel["Package"].removeprefix("linux-image-")

@@ -17,7 +17,8 @@ path = "pool/main/l/linux.deb"
 size = 1
 sha256 = "{digest}"
 """
-PLAIN = 'python = "3.11"\nkernel_release = "1"\nwheels = []\n' + KERNEL.format(digest="0" * 64)
+SOURCE = KERNEL.replace('"linux"', '"source"').replace('"kernel"', '"source"').format(digest="2" * 64)
+PLAIN = 'python = "3.11"\nkernel_release = "1"\nwheels = []\n' + KERNEL.format(digest="0" * 64) + SOURCE
 
 
 def test_wheels_are_of_the_versions_and_files_that_keeps_run_with() -> None:
@@ -30,6 +31,12 @@ def test_wheels_are_of_the_versions_and_files_that_keeps_run_with() -> None:
 def test_the_kernels_release_is_the_one_of_its_package() -> None:
     pins = load_pins()
     assert pins.kernel.name == f"linux-image-{pins.kernel_release}"
+
+
+def test_our_own_kernel_is_of_the_same_source_as_debians() -> None:
+    pins = load_pins()
+    assert pins.kernel_source.version == pins.kernel.version
+    assert pins.kernel_release.startswith(pins.kernel_source.name.removeprefix("linux-source-") + ".")
 
 
 def test_the_lock_file_names_no_place_to_fetch_from() -> None:
@@ -52,6 +59,7 @@ def test_what_has_a_compiler_a_shell_or_cryptography_in_it_is_not_for_the_guest(
         (PLAIN.replace("0" * 64, "0" * 63), "sha256"),
         (PLAIN.replace("pool/main/l/linux.deb", "../linux.deb"), "path"),
         (PLAIN.replace('"kernel"', '"guest"'), "exactly one package has the use `kernel`"),
+        (PLAIN.replace('use = "source"', 'use = "build"'), "exactly one package has the use `source`"),
         (PLAIN + KERNEL.format(digest="1" * 64), "`linux` is pinned twice"),
     ],
 )
