@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,18 +80,28 @@ class GuestMachine:
         """The exit status of QEMU, once the machine is off."""
         return self._process.wait(PATIENCE)
 
-    def close(self) -> None:
-        self._lines.close()
-        self._control.close()
+    def kill(self) -> None:
         self._process.kill()
         self._process.wait()
 
+    def close(self) -> None:
+        self._lines.close()
+        self._control.close()
+        self.kill()
 
-def configuration(spec: KeepSpec) -> GuestConfiguration:
+
+def configuration(spec: KeepSpec, *, disk: bool = False, sealing_keys: tuple[str, ...] = ()) -> GuestConfiguration:
     """What a host hands over for a keep with this spec."""
-    told = Configuration(id=KEEP_ID, deployment="0" * 8, spec=canonical(spec).decode(), domain="test", names=())
+    told = Configuration(
+        id=KEEP_ID,
+        deployment="0" * 8,
+        spec=canonical(spec).decode(),
+        domain="test",
+        names=(),
+        sealing_keys=sealing_keys,
+    )
     return GuestConfiguration(
-        version=GUEST_PROTOCOL_VERSION, configuration=told, invocation="0" * 32, channel=GuestChannel.SERIAL
+        version=GUEST_PROTOCOL_VERSION, configuration=told, invocation="0" * 32, channel=GuestChannel.SERIAL, disk=disk
     )
 
 
@@ -103,8 +113,13 @@ def await_ready(machine: GuestMachine) -> str:
 
 
 @contextmanager
-def running_machine(image: Path, *, memory: int = 320, measured: bool = False) -> Iterator[GuestMachine]:
-    """The image in a machine with so many MiB; `measured`: booted by OVMF into a TPM. Skips where QEMU is missing."""
+def running_machine(
+    image: Path, *, memory: int = 320, measured: bool = False, devices: Sequence[str] = ()
+) -> Iterator[GuestMachine]:
+    """The image in a machine with so many MiB; `measured`: booted by OVMF into a TPM. Skips where QEMU is missing.
+
+    `devices` are further options for QEMU.
+    """
     programs = ["qemu-system-x86_64", *(["swtpm"] if measured else [])]
     if missing := [name for name in programs if shutil.which(name) is None]:
         pytest.skip(f"{', '.join(missing)} not installed: apt-get install qemu-system-x86 ovmf swtpm")
@@ -116,7 +131,7 @@ def running_machine(image: Path, *, memory: int = 320, measured: bool = False) -
         firmware = _start_tpm(stack, folder) if measured else []
         with (folder / "errors").open("wb") as errors:
             process = subprocess.Popen(
-                ["qemu-system-x86_64", *_machine(image, folder, memory), *firmware],
+                ["qemu-system-x86_64", *_machine(image, folder, memory), *firmware, *devices],
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
             )
