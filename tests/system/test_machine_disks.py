@@ -1,12 +1,8 @@
-"""What keeps that are virtual machines find again after a restart, whatever ended them; and what they must not find."""
+"""A measured machine and its sealed state: another image or another TPM does not get at it, and does not harm it."""
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
-import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +10,9 @@ from pathlib import Path
 import pytest
 
 from keep_image.manifest import INITRAMFS, KERNEL, MANIFEST
-from keep_loader.machine.disk import DISK_FILE
-from keep_protocol.spec import MiB
 from tests.system.conftest import bootable
-from tests.system.deployment import BIN, GUEST_MEMORY, Deployment, eventually, guest, running
-from tests.system.test_machines import BOOT, changed_image, create, is_ready_again, one_supervisor, programs
-from tests.system.test_secrets import folders_of
+from tests.system.deployment import Deployment, running
+from tests.system.test_machines import changed_image, create, expecting, needs_swtpm, one_supervisor, state_of
 
 pytestmark = one_supervisor
 
@@ -36,60 +29,15 @@ def machines(supervisor: str, image: Path) -> Iterator[Deployment]:
         yield new
 
 
-def state_of(deployment: Deployment, keep: str) -> Path:
-    """The state folder of a machine that runs."""
-    pid = deployment.keep(keep)["pid"]
-    return next(folder for folder in folders_of(pid) if (folder / DISK_FILE).exists() and "/root" not in str(folder))
-
-
-def contains(path: Path, needle: bytes) -> bool:
-    # The disk is mostly holes, and too large to be read into memory.
-    return subprocess.run(["grep", "-aqF", needle, str(path)], check=False).returncode == 0
-
-
-def test_a_machine_killed_while_it_writes_finds_its_workload_and_files_again(
-    machines: Deployment, tmp_path: Path
-) -> None:
-    keep = create(machines, "qemu")
-    kept = f"kept-{secrets.token_hex(16)}"
-    machines.keepctl("put", keep, "-", "/data/kept", input=kept)
-    machines.keepctl("load", keep, str(guest("read_file")))
-    (qemu,) = programs(machines, "qemu-system")
-    disk = state_of(machines, keep) / DISK_FILE
-    before = disk.stat().st_blocks
-    endless = tmp_path / "endless"
-    with endless.open("wb") as file:
-        file.truncate(900 * MiB)
-    command = [str(BIN / "keepctl"), "--home", str(machines.home), "put", keep, str(endless), "/data/endless"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as upload:
-        eventually(lambda: disk.stat().st_blocks > before + 4096, timeout=60)
-        os.kill(qemu, signal.SIGKILL)
-        # It would begin again as soon as the keep is back.
-        upload.kill()
-    eventually(lambda: is_ready_again(machines, keep, 1), timeout=BOOT)
-    assert machines.keepctl("get", keep, "/data/kept", "-").stdout == kept
-    assert machines.keepctl("get", keep, "/data/endless", "-", check=False).returncode != 0
-    shown = machines.json("inspect", keep)
-    assert shown["kind"] == "command"
-    assert contains(disk, b"kept"), "names are no secret, and they are found"
-    assert not contains(disk, kept.encode())
-
-
 def test_a_measured_machine_opens_its_state_by_its_own_tpm_and_image_alone(
     machines: Deployment, image: Path, tmp_path: Path
 ) -> None:
-    if shutil.which("swtpm_setup") is None:
-        pytest.skip("swtpm is not installed: apt-get install swtpm swtpm-tools")
+    needs_swtpm()
     keep = create(machines, "qemu+vtpm")
     tpm = state_of(machines, keep) / "tpm"
 
     def trust() -> None:
-        expected = ("--image", str(image), "--memory", GUEST_MEMORY, "--allow-software-tpm", "--yes")
-        machines.keepctl("trust", keep, *expected)
+        machines.keepctl("trust", keep, *expecting(image))
 
     def refusal() -> str:
         refused = machines.keepctl("get", keep, "/data/kept", "-", check=False)
@@ -99,12 +47,15 @@ def test_a_measured_machine_opens_its_state_by_its_own_tpm_and_image_alone(
     trust()
     machines.keepctl("put", keep, "-", "/data/kept", input="of this machine")
     machines.keepctl("stop", keep)
-    original = shutil.copytree(image, tmp_path / "original")
+    original = Path(shutil.copytree(image, tmp_path / "original"))
     impostor = changed_image(image, tmp_path / "impostor")
     replace_image(image, impostor)
     machines.keepctl("start", keep)
     # Its owner demands the image that was seen; only who trusts the other one is told by the keep.
     assert "PCR 9" in refusal()
+    of_files = machines.keepctl("trust", keep, *expecting(original), check=False)
+    assert of_files.returncode != 0
+    assert "PCR 9" in of_files.stdout + of_files.stderr
     trust()
     said = refusal()
     assert "the TPM does not give the key" in said

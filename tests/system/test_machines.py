@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from keep_image.manifest import INITRAMFS, MANIFEST, described, encode_manifest, load_manifest
+from keep_loader.machine.disk import DISK_FILE
 from tests.system.deployment import GUEST_MEMORY, MACHINES_UNDER, Deployment, eventually, example, running
+from tests.system.test_secrets import folders_of
 
 BOOT = 240.0
 """Seconds that a translated machine may take on a machine that has other things to do."""
@@ -62,8 +67,10 @@ def is_ready_again(deployment: Deployment, keep: str, restarts: int) -> bool:
     return bool(found["state"] == "ready" and found["restarts"] >= restarts)
 
 
-def test_a_machine_runs_a_workload_dies_and_comes_back_at_its_endpoint(machines: Deployment) -> None:
+def test_a_machine_runs_a_workload_dies_and_comes_back_at_its_endpoint_with_its_state(machines: Deployment) -> None:
     keep = create(machines, "qemu")
+    kept = f"kept-{secrets.token_hex(16)}"
+    machines.keepctl("put", keep, "-", "/data/kept", input=kept)
     assert runs_hello(machines, keep)
     before = machines.keep(keep)
     assert before["backend"] == "qemu"
@@ -79,7 +86,7 @@ def test_a_machine_runs_a_workload_dies_and_comes_back_at_its_endpoint(machines:
     machines.serve()
     found = machines.keep(keep)
     assert (found["state"], found["pid"], found["invocation"]) == ("ready", before["pid"], before["invocation"])
-    assert runs_hello(machines, keep)
+    assert machines.keepctl("get", keep, "/data/kept", "-").stdout == kept
 
     (qemu,) = programs(machines, "qemu-system")
     # The kernel, the initramfs and what it was unpacked from have been in more of it.
@@ -90,41 +97,71 @@ def test_a_machine_runs_a_workload_dies_and_comes_back_at_its_endpoint(machines:
     assert after["endpoint"] == before["endpoint"]
     assert after["invocation"] != before["invocation"]
     assert "qemu-died: QEMU ended with killed by SIGKILL" in machines.keepctl("logs", keep).stdout
-    assert runs_hello(machines, keep)
 
+    assert machines.keepctl("get", keep, "/data/kept", "-").stdout == kept
+    assert machines.json("inspect", keep)["kind"] == "command"
+    disk = state_of(machines, keep) / DISK_FILE
     machines.keepctl("stop", keep)
     assert programs(machines, "qemu-system") == []
     assert machines.keep(keep)["state"] == "stopped"
+    assert contains(disk, b"kept"), "names are no secret, and they are found"
+    assert not contains(disk, kept.encode())
+
+
+def state_of(deployment: Deployment, keep: str) -> Path:
+    """The state folder of a machine that runs, as it is outside of its unit."""
+    pid = deployment.keep(keep)["pid"]
+    return next(folder for folder in folders_of(pid) if (folder / DISK_FILE).exists() and "/root" not in str(folder))
+
+
+def contains(path: Path, needle: bytes) -> bool:
+    # The disk is mostly holes, and too large to be read into memory.
+    return subprocess.run(["grep", "-aqF", needle, str(path)], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def measured(machine_deployment: Deployment) -> Iterator[str]:
+    """A keep in a measured machine, for tests that look at it and use it."""
+    needs_swtpm()
+    keep = create(machine_deployment, "qemu+vtpm")
+    yield keep
+    machine_deployment.keepctl("rm", keep)
+
+
+def needs_swtpm() -> None:
+    if shutil.which("swtpm_setup") is None:
+        pytest.skip("swtpm is not installed: apt-get install swtpm swtpm-tools")
+
+
+def expecting(image: Path, memory: str = GUEST_MEMORY) -> tuple[str, ...]:
+    """Options of `keepctl trust` for a measured machine of this image."""
+    return "--image", str(image), "--memory", memory, "--allow-software-tpm", "--yes"
 
 
 @one_supervisor
-def test_a_measured_machine_is_proved_before_it_is_used(machines: Deployment, guest_image: Path) -> None:
-    if shutil.which("swtpm_setup") is None:
-        pytest.skip("swtpm is not installed: apt-get install swtpm swtpm-tools")
-    keep = create(machines, "qemu+vtpm")
-    expected = ("--image", str(guest_image), "--memory", GUEST_MEMORY, "--allow-software-tpm", "--yes")
-    machines.keepctl("trust", keep, *expected)
-    assert runs_hello(machines, keep)
+def test_a_measured_machine_is_refused_where_it_was_started_otherwise_than_predicted(
+    machine_deployment: Deployment, measured: str, guest_image: Path, tmp_path: Path
+) -> None:
+    manifest = load_manifest(guest_image)
+    other = Path(shutil.copytree(guest_image, tmp_path / "other"))
+    changed = msgspec.structs.replace(manifest, command_line=f"{manifest.command_line} debug")
+    (other / MANIFEST).write_bytes(encode_manifest(changed))
 
-    (tpm,) = programs(machines, "swtpm")
-    os.kill(tpm, signal.SIGKILL)
-    eventually(lambda: is_ready_again(machines, keep, 1), timeout=BOOT)
-    assert "tpm-died: swtpm ended with killed by SIGKILL" in machines.keepctl("logs", keep).stdout
-
-
-@one_supervisor
-def test_an_impostor_with_one_changed_byte_is_refused(supervisor: str, guest_image: Path, impostor_image: Path) -> None:
-    if shutil.which("swtpm_setup") is None:
-        pytest.skip("swtpm is not installed: apt-get install swtpm swtpm-tools")
-    with (
-        tempfile.TemporaryDirectory(prefix="wk") as home,
-        running(Path(home) / "home", supervisor, impostor_image) as deployment,
-    ):
-        keep = create(deployment, "qemu+vtpm")
-        expected = ("--image", str(guest_image), "--memory", GUEST_MEMORY, "--allow-software-tpm", "--yes")
-        refused = deployment.keepctl("trust", keep, *expected, check=False)
+    def refusal(image: Path, memory: str) -> str:
+        refused = machine_deployment.keepctl("trust", measured, *expecting(image, memory), check=False)
         assert refused.returncode != 0
-        assert "PCR 9" in refused.stdout + refused.stderr
+        return refused.stdout + refused.stderr
+
+    assert "PCR 9" in refusal(other, GUEST_MEMORY)
+    assert "PCR 4" in refusal(guest_image, "1G")
+
+
+@one_supervisor
+def test_a_measured_machine_is_proved_before_it_is_used(
+    machine_deployment: Deployment, measured: str, guest_image: Path
+) -> None:
+    machine_deployment.keepctl("trust", measured, *expecting(guest_image))
+    assert runs_hello(machine_deployment, measured)
 
 
 def test_an_image_that_was_tampered_with_starts_nothing(supervisor: str, guest_image: Path, tmp_path: Path) -> None:
@@ -154,11 +191,6 @@ def test_a_machine_with_too_little_memory_is_refused(machine_deployment: Deploym
     refused = machine_deployment.keepctl("create", "--backend", "qemu", "--memory", "100M", check=False)
     assert refused.returncode != 0
     assert "ask for at least" in refused.stderr
-
-
-@pytest.fixture
-def impostor_image(guest_image: Path, tmp_path: Path) -> Path:
-    return changed_image(guest_image, tmp_path / "impostor")
 
 
 def changed_image(image: Path, folder: Path) -> Path:
