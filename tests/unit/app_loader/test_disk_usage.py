@@ -45,6 +45,14 @@ def test_open_files_without_a_name_are_counted(tmp_path: Path) -> None:
         assert used_by_unlinked(os.getpid()) - before >= 1024 * 1024
 
 
+def test_a_file_that_never_had_a_name_is_none_of_a_guests() -> None:
+    before = used_by_unlinked(os.getpid())
+    with open(os.memfd_create("module"), "wb") as file:
+        file.write(bytes(1024 * 1024))
+        file.flush()
+        assert used_by_unlinked(os.getpid()) == before
+
+
 def test_a_process_that_is_gone_uses_nothing() -> None:
     pid = os.fork()
     if pid == 0:
