@@ -13,6 +13,8 @@ from app_loader.routes import ROUTES
 from keep_protocol.errors import ErrorCode, RefusalError
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DISK_FAILED = frozenset({errno.EIO, errno.EROFS})
+"""What a machine sees of a host's disk that is full or broken: its file system takes nothing more from then on."""
 
 _RETRY_AFTER = "1"
 """Seconds."""
@@ -94,6 +96,11 @@ def _failure(error: Exception) -> Response:
         _logger.error("the disk is full")
         detail = "the host has no room left for this keep; what was there before is unharmed"
         return problem_response(RefusalError(ErrorCode.DISK_FULL, detail, remedy="remove files, or ask the operator"))
+    if isinstance(error, OSError) and error.errno in _DISK_FAILED:
+        _logger.error("the disk does not take what is written: %s", error.strerror)
+        detail = "the keep's disk takes nothing more: the host's is full or broken; what was acknowledged is unharmed"
+        remedy = "ask the operator to make room and to restart the keep"
+        return problem_response(RefusalError(ErrorCode.DISK_FAILED, detail, remedy=remedy))
     _logger.error("a request failed", exc_info=error)
     return problem_response(RefusalError(ErrorCode.INTERNAL, "the keep failed to answer this; its log says why"))
 

@@ -91,6 +91,7 @@ class ErrorCode(StrEnum):
     ROLLBACK_REFUSED = "rollback-refused"
     OFFSET_INVALID = "offset-invalid"
     DISK_FULL = "disk-full"
+    DISK_FAILED = "disk-failed"
     # Ours.
     INTERNAL = "internal"
 
@@ -182,6 +183,7 @@ _STATUS = {
     ErrorCode.ROLLBACK_REFUSED: HTTPStatus.CONFLICT,
     ErrorCode.OFFSET_INVALID: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     ErrorCode.DISK_FULL: HTTPStatus.INSUFFICIENT_STORAGE,
+    ErrorCode.DISK_FAILED: HTTPStatus.INSUFFICIENT_STORAGE,
     ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import socket
 from typing import Any, Final
 
@@ -59,7 +61,8 @@ class Monitor:
             case "BLOCK_IO_ERROR" if not self.disk_refused:
                 self.disk_refused = True
                 data = message.get("data")
-                full = isinstance(data, dict) and data.get("nospace") is True
+                # `nospace` is there only where QEMU would stop the machine; the words are those of strerror(3).
+                full = isinstance(data, dict) and data.get("reason") == os.strerror(errno.ENOSPC)
                 why = "the host's disk is full" if full else "the host's disk has an error"
                 _logger.error("%s: the keep can store nothing until it is restarted", why)
             case "GUEST_PANICKED" | "GUEST_CRASHLOADED":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from keep_image.build import build_image
 from keep_image.errors import PackageError
 from keep_image.package_store import PackageStore, default_cache
 from keep_image.pins import load_pins
-from tests.system.deployment import Deployment, private_problem, running
+from tests.system.deployment import Deployment, eventually, private_problem, running
 
 SUPERVISORS = ("private", "detached")
 
@@ -62,6 +65,22 @@ def bootable(image: Path) -> Path:
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("QEMU is not installed: apt-get install qemu-system-x86")
     return image
+
+
+@contextmanager
+def small_file_system(size: str) -> Iterator[Path]:
+    """The folder of a file system of this size ("32m"), in memory, which can be filled; skips where none is made."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    with tempfile.TemporaryDirectory(prefix="wk") as folder:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "wasmkeep-test", folder]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("no file system can be mounted here")
+        try:
+            yield Path(folder)
+        finally:
+            # Processes that were killed hold it for a moment longer.
+            eventually(lambda: subprocess.run(["umount", folder], check=False).returncode == 0)
 
 
 @pytest.fixture(scope="session")

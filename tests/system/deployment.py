@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -45,6 +47,9 @@ def private_problem() -> str | None:
 
 MACHINES_UNDER = "detached" if private_problem() else "private"
 """The supervisor of tests for which one is enough, because they boot machines."""
+
+one_supervisor = pytest.mark.parametrize("supervisor", [MACHINES_UNDER], indirect=True, scope="session")
+"""For what takes long and does not depend on who supervises it."""
 
 
 def eventually(condition: Callable[[], Any], *, timeout: float = 30.0) -> Any:

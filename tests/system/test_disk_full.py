@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.system.conftest import small_file_system
 from tests.system.deployment import Deployment, example, guest
 
 MiB = 1024 * 1024
@@ -20,20 +18,8 @@ LIMITS = ("--workload-limit", "16M", "--files", "32M", "--output-limit", "1M")
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    with tempfile.TemporaryDirectory(prefix="wk") as folder:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=32m,mode=755", "wasmkeep-test", folder],
-            capture_output=True,
-            check=False,
-        )
-        if mounted.returncode != 0:
-            pytest.skip("no file system can be mounted here")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", folder], check=True)
+    with small_file_system("32m") as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from http import HTTPStatus
 from pathlib import Path
 
@@ -37,6 +38,10 @@ async def fill_disk(keep: Keep, request: Request) -> Response:
     raise OSError(errno.ENOSPC, "No space left on device", "/var/lib/secret")
 
 
+async def break_disk(keep: Keep, request: Request) -> Response:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/var/lib/secret")
+
+
 async def refuse(keep: Keep, request: Request) -> Response:
     raise RefusalError(ErrorCode.WORKLOAD_EMPTY, "nothing is loaded", remedy="load something")
 
@@ -50,6 +55,7 @@ ROUTES = (
     Route("POST", "/json", OWNER, take_json, "", answers={}),
     Route("GET", "/fail", OWNER, fail, "", answers={}),
     Route("GET", "/full", OWNER, fill_disk, "", answers={}),
+    Route("GET", "/broken", OWNER, break_disk, "", answers={}),
     Route("GET", "/refuse", OWNER, refuse, "", answers={}),
     Route("DELETE", "/refuse", OWNER, refuse, "", answers={}),
     Route("GET", "/later", OWNER, refuse_for_now, "", answers={}),
@@ -81,9 +87,10 @@ def test_a_failure_tells_the_client_nothing_and_the_log_everything(caplog: pytes
     assert "Traceback" in caplog.text
 
 
-def test_a_full_disk_is_said_without_naming_paths() -> None:
-    response = answer("GET", "/full")
-    assert (response.status, problem(response).code) == (507, "disk-full")
+@pytest.mark.parametrize(("path", "code"), [("/full", "disk-full"), ("/broken", "disk-failed")])
+def test_a_disk_that_takes_nothing_is_said_without_naming_paths(path: str, code: str) -> None:
+    response = answer("GET", path)
+    assert (response.status, problem(response).code) == (507, code)
     assert isinstance(response.body, bytes)
     assert b"secret" not in response.body
 

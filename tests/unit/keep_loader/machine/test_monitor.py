@@ -5,19 +5,29 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import msgspec
 import pytest
 
 from keep_loader.machine.monitor import Monitor
 
 
-def test_a_full_disk_of_the_hosts_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("No space left on device", "the host's disk is full"), ("Input/output error", "the host's disk has an error")],
+)
+def test_a_disk_of_the_hosts_that_takes_nothing_is_told_once(
+    reason: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # As QEMU 7.2 says it of a device with werror=report: without `nospace`.
+    event = {"device": "", "node-name": "disk", "operation": "write", "action": "report", "reason": reason}
+
     async def hear() -> Monitor:
         ours, theirs = socket.socketpair()
         monitor = Monitor(ours)
         hearing = asyncio.create_task(monitor.run())
         with theirs:
             for _ in range(3):
-                theirs.sendall(b'{"event":"BLOCK_IO_ERROR","data":{"device":"","nospace":true,"action":"report"}}\n')
+                theirs.sendall(msgspec.json.encode({"event": "BLOCK_IO_ERROR", "data": event}) + b"\n")
             theirs.shutdown(socket.SHUT_WR)
             await hearing
         monitor.close()
@@ -25,5 +35,5 @@ def test_a_full_disk_of_the_hosts_is_told_once(caplog: pytest.LogCaptureFixture)
 
     assert asyncio.run(hear()).disk_refused
     assert [record.message for record in caplog.records] == [
-        "the host's disk is full: the keep can store nothing until it is restarted"
+        f"{told}: the keep can store nothing until it is restarted"
     ]
