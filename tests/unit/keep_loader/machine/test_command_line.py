@@ -197,3 +197,9 @@ def test_a_full_disk_of_the_hosts_is_reported_to_the_guest_and_does_not_stop_it(
     assert "virtio-blk-pci,drive=disk,werror=report,rerror=report" in values(DISK, "-device")
     for shape in (PLAIN, SNP, TDX, NITRO):
         assert values(shape, "-blockdev") == []
+
+
+@pytest.mark.parametrize("shape", [PLAIN, VTPM, SNP, TDX])
+def test_a_guest_that_asks_for_endless_randomness_is_given_so_much_a_second(shape: MachineShape) -> None:
+    (device,) = (device for device in values(shape, "-device") if device.startswith("virtio-rng-pci"))
+    assert device == "virtio-rng-pci,rng=entropy,max-bytes=65536,period=1000"
