@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.deployment import BIN, EXAMPLES, Deployment, eventually, example
+from tests.system.deployment import BIN, EXAMPLES, Deployment, eventually, example, one_supervisor
 from tests.system.test_network import free_port
 
 README = (EXAMPLES / "README.md").read_text()
@@ -127,6 +127,7 @@ def test_functions_of_javascript_are_called(deployment: Deployment, keep: str, t
     assert json.loads(deployment.keepctl(*pick, '["c"]').stdout) == {"error": "nothing is called c"}
 
 
+@one_supervisor
 def test_functions_of_python_are_called(deployment: Deployment, keep: str, tmp_path: Path) -> None:
     program = Path(sysconfig.get_path("scripts")) / "componentize-py"
     if not program.exists():

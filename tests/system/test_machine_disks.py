@@ -11,8 +11,8 @@ import pytest
 
 from keep_image.manifest import INITRAMFS, KERNEL, MANIFEST
 from tests.system.conftest import bootable
-from tests.system.deployment import Deployment, running
-from tests.system.test_machines import changed_image, create, expecting, needs_swtpm, one_supervisor, state_of
+from tests.system.deployment import Deployment, one_supervisor, running
+from tests.system.test_machines import changed_image, create, expecting, needs_swtpm, state_of
 
 pytestmark = one_supervisor
 

@@ -6,9 +6,8 @@ import contextlib
 import subprocess
 from pathlib import Path
 
-from tests.system.deployment import BIN, GUEST_MEMORY, Deployment, eventually, guest
+from tests.system.deployment import BIN, GUEST_MEMORY, Deployment, eventually, guest, one_supervisor
 from tests.system.test_enarx_cases import STREAMS, answered, echoing
-from tests.system.test_machines import one_supervisor
 from tests.system.test_network import free_port
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from keep_image.manifest import INITRAMFS, MANIFEST, described, encode_manifest, load_manifest
 from keep_loader.machine.disk import DISK_FILE
-from tests.system.deployment import GUEST_MEMORY, MACHINES_UNDER, Deployment, eventually, example, running
+from tests.system.deployment import GUEST_MEMORY, Deployment, eventually, example, one_supervisor, running
 from tests.system.test_secrets import folders_of
 
 BOOT = 240.0
@@ -30,10 +30,6 @@ _LINES = re.MULTILINE | re.DOTALL
 @pytest.fixture
 def machines(fresh_machine_deployment: Deployment) -> Deployment:
     return fresh_machine_deployment
-
-
-one_supervisor = pytest.mark.parametrize("supervisor", [MACHINES_UNDER], indirect=True, scope="session")
-"""For what boots a machine and does not depend on who supervises it."""
 
 
 def create(deployment: Deployment, backend: str, *options: str) -> str:

@@ -4,6 +4,7 @@ backend that runs anywhere.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from keep_protocol.spec import MiB
 from keep_protocol.states import Backend
 from tests.system.deployment import GUEST_MEMORY, MACHINES_UNDER, Deployment, eventually, example, guest
 
+LITTLE_ROOM = ("--files", "8M")
 MACHINE = ("--backend", Backend.QEMU, "--memory", GUEST_MEMORY)
 
 pytestmark = pytest.mark.parametrize(
@@ -49,15 +52,16 @@ def job(request: pytest.FixtureRequest, supervisor: str, backend: Backend) -> Jo
     if backend is Backend.PROCESS:
         return Job(request.getfixturevalue("deployment"), None)
     deployment: Deployment = request.getfixturevalue("machine_deployment")
-    return Job(deployment, deployment.create(*MACHINE, "--output-limit", "4M")["id"])
+    return Job(deployment, deployment.create(*MACHINE, "--output-limit", "4M", *LITTLE_ROOM)["id"])
 
 
 @pytest.fixture
-def own_deployment(request: pytest.FixtureRequest, supervisor: str, backend: Backend) -> Deployment:
-    """A deployment that the test may harm."""
-    name = "fresh_deployment" if backend is Backend.PROCESS else "fresh_machine_deployment"
-    deployment: Deployment = request.getfixturevalue(name)
-    return deployment
+def own_job(request: pytest.FixtureRequest, job: Job, backend: Backend) -> Job:
+    """One whose manager may be killed; where keeps take long to start it has the keep of all, which outlives that."""
+    if backend is not Backend.PROCESS:
+        return job
+    deployment: Deployment = request.getfixturevalue("fresh_deployment")
+    return Job(deployment, deployment.create()["id"])
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +85,26 @@ def test_the_exit_code_of_the_guest_becomes_that_of_keepctl(job: Job, code: int)
 def test_arguments_and_environment_reach_the_guest(job: Job) -> None:
     result = job.run(str(guest("args_env")), "--env", "COLOUR=blue", "--", "a b", "--flag")
     assert result.stdout == "arg args_env.wasm\narg a b\narg --flag\nenv COLOUR=blue\n"
+
+
+def test_a_guest_that_asks_for_very_much_randomness_is_given_it(job: Job) -> None:
+    assert job.run(str(guest("entropy"))).stdout == ""
+    assert job.leaves_no_keep()
+
+
+def test_a_guest_that_fills_the_files_of_its_keep_is_stopped_at_their_limit(job: Job) -> None:
+    deployment = job.deployment
+    keep = job.keep or deployment.create(*LITTLE_ROOM)["id"]
+    filled = deployment.keepctl("run", "--keep", keep, str(guest("fill_disk")), "--", "/data/full", check=False)
+    assert (filled.returncode, filled.stdout) == (1, f"{8 * MiB} EFBIG\n")
+    # There is no room for more, and runs that want none go on.
+    refused = deployment.keepctl("put", keep, "-", "/data/more", input="more", check=False)
+    assert "limit `files`" in refused.stderr
+    sleeping = ("run", "--keep", keep, str(example("endless")), "--timeout", "1s", "--", "sleep")
+    assert deployment.keepctl(*sleeping, check=False).returncode == 124
+    deployment.keepctl("put", keep, "-", "/data/full", input="little")
+    if job.keep is None:
+        deployment.keepctl("rm", keep)
 
 
 def test_standard_input_is_streamed_to_the_guest(job: Job) -> None:
@@ -125,27 +149,28 @@ def test_the_reason_of_the_end_is_told_by_the_exit_status(job: Job, arguments: l
     assert job.leaves_no_keep()
 
 
-def test_a_killed_manager_finds_its_keeps_again_with_the_same_processes(
-    own_deployment: Deployment, options: tuple[str, ...]
-) -> None:
-    keep = own_deployment.create("--name", "first", *options)
-    own_deployment.keepctl("run", str(example("hello")), "--keep", "first")
-    own_deployment.kill_manager()
-    own_deployment.serve()
-    found = eventually(lambda: [entry for entry in own_deployment.keeps() if entry["state"] == "ready"])
+def test_a_killed_manager_finds_its_keeps_again_with_the_same_processes(own_job: Job) -> None:
+    deployment = own_job.deployment
+    (keep,) = deployment.keeps()
+    own_job.run(str(example("hello")))
+    deployment.kill_manager()
+    deployment.serve()
+    found = eventually(lambda: [entry for entry in deployment.keeps() if entry["state"] == "ready"])
     assert [(entry["id"], entry["pid"], entry["endpoint"]) for entry in found] == [
         (keep["id"], keep["pid"], keep["endpoint"])
     ]
-    assert f"found keep {keep['id']} (first): ready at {keep['endpoint']}" in own_deployment.next_line()
-    run = own_deployment.json("runs", "first")[0]
-    assert own_deployment.keepctl("output", "first", run["id"]).stdout == "Hello, world!\n"
+    assert re.match(rf"found keep {keep['id']}.*: ready at {keep['endpoint']}, ", deployment.next_line())
+    run = deployment.json("runs", keep["id"])[-1]
+    assert deployment.keepctl("output", keep["id"], run["id"]).stdout == "Hello, world!\n"
 
 
-def test_a_removed_keep_leaves_nothing(own_deployment: Deployment, options: tuple[str, ...]) -> None:
-    keep = own_deployment.create(*options)
-    assert len(own_deployment.keep_processes()) >= 1
-    own_deployment.keepctl("rm", keep["id"])
-    assert own_deployment.keeps() == []
-    assert own_deployment.keep_processes() == []
-    left = list(own_deployment.home.rglob(f"*{keep['id']}*"))
+def test_a_removed_keep_leaves_nothing(job: Job, options: tuple[str, ...]) -> None:
+    deployment = job.deployment
+    before = deployment.keep_mains()
+    keep = deployment.create(*options)
+    assert set(deployment.keep_mains()) - set(before) == {keep["pid"]}
+    deployment.keepctl("rm", keep["id"])
+    assert job.leaves_no_keep()
+    assert deployment.keep_mains() == before
+    left = list(deployment.home.rglob(f"*{keep['id']}*"))
     assert left == []

@@ -10,9 +10,10 @@ from keep_client import Home, ManagerClient, new_spec, principal_of
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.manager_api import Event
 from keep_protocol.states import KeepRole, KeepState
-from tests.system.deployment import Deployment, eventually
+from tests.system.deployment import Deployment, eventually, one_supervisor
 
 
+@one_supervisor
 def test_what_fails_is_an_event_and_stopped_and_what_holds_lives(supervisor: str) -> None:
     with tempfile.TemporaryDirectory(prefix="wk") as folder:
         deployment = Deployment(Path(folder) / "home", supervisor)

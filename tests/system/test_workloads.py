@@ -6,8 +6,7 @@ import json
 import threading
 from pathlib import Path
 
-from keep_client.python_runtime.building import build_runtime
-from tests.system.deployment import Deployment, eventually, example
+from tests.system.deployment import Deployment, eventually, example, one_supervisor
 
 AREA = "wasmkeep:geometry/figures@1.0.0#area"
 
@@ -24,12 +23,12 @@ def test_a_component_is_run_with_input_environment_and_folders(deployment: Deplo
     assert failed.returncode == 1
 
 
-def test_python_source_is_run_as_it_is(deployment: Deployment, tmp_path: Path) -> None:
-    runtime = build_runtime(tmp_path / "cache")
+@one_supervisor
+def test_python_source_is_run_as_it_is(deployment: Deployment, python_runtime: Path, tmp_path: Path) -> None:
     (program := tmp_path / "app.py").write_text("import sys\nprint(sys.argv, input())\nsys.exit(5)\n")
     (text := tmp_path / "text").write_text("a line\n")
     keep = deployment.create()["id"]
-    options = ("--keep", keep, "--python-runtime", str(runtime), "--compress", "gzip", "--stdin", str(text))
+    options = ("--keep", keep, "--python-runtime", str(python_runtime), "--compress", "gzip", "--stdin", str(text))
     for _ in range(2):
         ran = deployment.keepctl("run", str(program), *options, "--", "x", check=False)
         assert (ran.returncode, ran.stdout, ran.stderr) == (5, "['app.py', 'x'] a line\n", "")

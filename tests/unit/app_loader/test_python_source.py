@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from keep_client.python_runtime.building import build_runtime
 from keep_client.python_runtime.guest.wasmkeep_modules import MODULES
 from keep_protocol.errors import ErrorCode
 from keep_protocol.keep_api import Run, RunRequest, Stdin
@@ -29,9 +28,9 @@ def sha256(content: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def runtime(python_runtime: Path) -> bytes:
     """CPython as a component."""
-    return build_runtime(tmp_path_factory.mktemp("cache")).read_bytes()
+    return python_runtime.read_bytes()
 
 
 @pytest.fixture(scope="module")
