@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,11 @@ from keep_protocol.evidence import EvidenceKind
 from keep_protocol.guest_control import SPEC_PCR
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
 from tests.swtpm import running_swtpm
-from tests.unit.keep_attestation.event_log.forge import agile_log
+from tests.unit.keep_attestation.event_log.forge import LogEvent, agile_log
 from tests.unit.keep_client.attested_keeps import PATIENCE, Proof
 
 MEMORY = 320 << 20
-SHA256_BANK = {HashAlgorithm.SHA256: HashAlgorithm.SHA256.digest_size}
+SHA256_BANK: Mapping[int, int] = {HashAlgorithm.SHA256: HashAlgorithm.SHA256.digest_size}
 
 Measurement = tuple[int, bytes]
 """A register, and the digest that it is extended with."""
@@ -52,7 +52,7 @@ def boot_of(image: Path) -> list[Measurement]:
 
 def log_of(measurements: Sequence[Measurement]) -> bytes:
     """The event log that a machine with this boot shows."""
-    events = [
+    events: list[LogEvent] = [
         (register, EventType.EV_EVENT_TAG, {HashAlgorithm.SHA256: digest}, b"") for register, digest in measurements
     ]
     return agile_log(events, SHA256_BANK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 from keep_client.specs import new_spec
 from keep_loader.errors import MachineError
 from keep_loader.machine import running
+from keep_loader.machine.disk import DISK_FILE
 from keep_loader.machine.launch import Order, launch
 from keep_loader.machine.running import RunningMachine
+from keep_protocol.evidence import EvidenceKind
 from keep_protocol.guest_control import GUEST_PROTOCOL_VERSION, GuestConfiguration
 from keep_protocol.handover import Configuration
-from keep_protocol.machine import INITRAMFS_FD, KERNEL_FD, Accelerator, Machine
+from keep_protocol.machine import FIRMWARE_FD, INITRAMFS_FD, KERNEL_FD, Accelerator, Machine
 from keep_protocol.spec import Principal, canonical
 from keep_protocol.states import Backend, GuestChannel, KeepRole
 from tests.unit.keep_loader.machine.fake_qemu import CERTIFICATE, qemu_program
@@ -34,15 +37,22 @@ def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 class Scene:
     """One machine and what came of it."""
 
-    def __init__(self, folder: Path, behaviour: str, *, qemu: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, behaviour: str, *, qemu: str | None = None, backend: Backend = Backend.QEMU
+    ) -> None:
         self.folder = folder
-        self.spec = new_spec(principals=[Principal(roles=(KeepRole.OWNER,), certificate="AAAA")], backend=Backend.QEMU)
+        self.spec = new_spec(
+            principals=[Principal(roles=(KeepRole.OWNER,), certificate="AAAA")],
+            backend=backend,
+            evidence=EvidenceKind.TPM if backend is Backend.QEMU_VTPM else None,
+        )
         self.machine = Machine(
             qemu=qemu or qemu_program(folder),
             accelerator=Accelerator.TCG,
             command_line=behaviour,
             channel=GuestChannel.SERIAL,
             mke2fs="/usr/sbin/mke2fs",
+            swtpm=shutil.which("swtpm") or "",
         )
         self.published: list[str] = []
         self.beats = 0
@@ -60,7 +70,7 @@ class Scene:
                 spec=self.spec,
                 spec_sha256=bytes(32),
                 machine=self.machine,
-                files={KERNEL_FD: image, INITRAMFS_FD: image},
+                files={KERNEL_FD: image, INITRAMFS_FD: image, FIRMWARE_FD: image},
                 state=self.folder,
             )
             machine = RunningMachine(await launch(order), publish=self.published.append, heartbeat=self.beat)
@@ -178,3 +188,43 @@ def test_a_qemu_that_is_killed_is_told_from_one_that_crashed(tmp_path: Path) -> 
 
 def test_a_qemu_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "QEMU cannot be started: /nonexistent/qemu" in failure(Scene(tmp_path, "", qemu="/nonexistent/qemu"))
+
+
+def test_a_machine_whose_tpm_is_killed_ends_and_names_it(tmp_path: Path) -> None:
+    if shutil.which("swtpm_setup") is None:
+        pytest.skip("swtpm is not installed: apt-get install swtpm swtpm-tools")
+
+    async def kill_tpm(machine: RunningMachine) -> None:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        (tpm,) = (pid for pid in children if "swtpm" in Path(f"/proc/{pid}/cmdline").read_text())
+        os.kill(int(tpm), signal.SIGKILL)
+
+    scene = Scene(tmp_path, "", backend=Backend.QEMU_VTPM)
+    assert failure(scene, kill_tpm) == "tpm-died: swtpm ended with killed by SIGKILL"
+
+
+def test_a_second_machine_on_the_disk_of_one_that_runs_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    said: list[str] = []
+    echoed = b""
+
+    async def try_another(machine: RunningMachine) -> None:
+        nonlocal echoed
+        # However the same file got into the state of two keeps.
+        (second / DISK_FILE).hardlink_to(first / DISK_FILE)
+        with pytest.raises(MachineError) as refused:
+            await Scene(second, "").play(stop)
+        said.append(str(refused.value))
+        stream = await machine.dial()
+        await stream.write(b"word")
+        echoed = await stream.read()
+        stream.close()
+        await machine.stop()
+
+    asyncio.run(Scene(first, "").play(try_another))
+    assert said == [
+        f"disk-in-use: another machine has {second / DISK_FILE}: end it, or give each keep a disk of its own"
+    ]
+    assert echoed == b"word"
