@@ -13,7 +13,7 @@ from app_loader.attesters.tpm_wire import Algorithm, TpmError
 from app_loader.errors import AttesterError
 from keep_guest.errors import BindingError
 from keep_protocol.evidence import EvidenceKind
-from keep_protocol.guest_control import SPEC_PCR
+from keep_protocol.guest_control import ENCLAVE_SPEC_PCR, SPEC_PCR
 
 _TPM: Final = Path("/dev/tpmrm0")
 
@@ -35,6 +35,17 @@ def extend_spec(digest: str, device: Path = _TPM) -> bool:
     except (TpmError, OSError) as error:
         raise BindingError(f"the TPM does not take the spec's digest: {error}") from error
     return True
+
+
+def extend_spec_in_enclave(digest: str) -> None:
+    """The same by a Nitro enclave's own module, whose PCR is then locked. Raises `BindingError`."""
+    # Only here: no other machine needs it.
+    from app_loader.attesters.nsm import extend_and_lock
+
+    try:
+        extend_and_lock(ENCLAVE_SPEC_PCR, bytes.fromhex(digest))
+    except AttesterError as error:
+        raise BindingError(f"the enclave does not take the spec's digest: {error}") from error
 
 
 def check_launch(kind: EvidenceKind, digest: str) -> None:

@@ -77,7 +77,7 @@ def _prepare(told: GuestConfiguration) -> KeepSpec:
     raw = told.configuration.spec.encode()
     digest = spec_digest(raw)
     # Only here: what most keeps never need is not imported by them.
-    from keep_guest.binding import check_launch, extend_spec
+    from keep_guest.binding import check_launch, extend_spec, extend_spec_in_enclave
 
     # First of all: nothing that was decided by another spec can then claim this one.
     extend_spec(digest)
@@ -85,6 +85,9 @@ def _prepare(told: GuestConfiguration) -> KeepSpec:
         spec = decode_spec(raw)
     except msgspec.DecodeError as error:
         raise GuestError(f"the spec is not usable: {error}") from None
+    if spec.evidence is EvidenceKind.NITRO:
+        machine.load_modules(spec.evidence.value)
+        extend_spec_in_enclave(digest)
     if spec.evidence in _HARDWARE:
         machine.load_modules(spec.evidence.value)
         machine.mount_reports()

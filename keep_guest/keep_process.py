@@ -35,6 +35,7 @@ CLIENTS: Final = "/run/clients.sock"
 BROKER: Final = Path("/run/broker.sock")
 """Where the app-loader asks for its network; init listens there when the spec names any."""
 _TPM: Final = "/dev/tpmrm0"
+_NITRO_MODULE: Final = "/dev/nsm"
 _MAX_EVENT: Final = 256 * 1024
 _BACKLOG: Final = 128
 
@@ -107,6 +108,8 @@ def _live(
         (group / "cgroup.procs").write_text("0")
         devices = {TPM_FD: os.open(_TPM, os.O_RDWR | os.O_CLOEXEC)} if evidence is EvidenceKind.TPM else {}
         os.chown(STATE, KEEP_USER, KEEP_USER)
+        if evidence is EvidenceKind.NITRO:
+            os.chown(_NITRO_MODULE, KEEP_USER, KEEP_USER)
         # Reports of TDX are made in configfs, whose files belong to root whoever makes the folder.
         become(0 if evidence is EvidenceKind.TDX else KEEP_USER)
         status = _serve(told, listener, devices, events)

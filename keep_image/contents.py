@@ -27,6 +27,7 @@ MODULE_GROUPS: Final = {
     "vsock": ("vmw_vsock_virtio_transport",),
     "snp": ("sev_guest",),
     "tdx": ("tdx_guest",),
+    "nitro": ("nsm",),
 }
 """Kernel modules by what they are loaded for."""
 

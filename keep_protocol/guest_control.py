@@ -24,6 +24,9 @@ MAX_LINE: Final = 16 * 1024 * 1024
 SPEC_PCR: Final = 11
 """The PCR that a machine with a TPM extends with the spec's digest before it does anything with the spec."""
 
+ENCLAVE_SPEC_PCR: Final = 16
+"""The same in a Nitro enclave: the first of the PCRs that are the enclave's own."""
+
 
 class GuestConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first line, from the host."""

@@ -17,6 +17,9 @@ DEVICE: Final = Path("/dev/nsm")
 _IOCTL: Final = 0xC0200A00
 _MAX_REQUEST: Final = 0x1000
 _MAX_RESPONSE: Final = 0x3000
+_EXTENDED: Final = b"\xa1\x69ExtendPCR\xa1\x64data"
+_LOCKED: Final = b"\x67LockPCR"
+"""How the answers begin that say that a PCR was extended, or locked."""
 _DOCUMENT: Final = b"\xa1\x6bAttestation\xa1\x68document"
 """How every answer that is a document begins: {"Attestation": {"document": …."""
 
@@ -54,6 +57,18 @@ class NitroAttester:
         if not answer.startswith(_DOCUMENT):
             raise AttesterError(f"the Nitro module made no document: {answer[:64]!r}")
         return Attestation(_byte_string(answer[len(_DOCUMENT) :]))
+
+
+def extend_and_lock(index: int, data: bytes, exchange: Exchange | None = None) -> None:
+    """Extend PCR `index` with `data`, and lock it: documents have only what is locked. Raises `AttesterError`."""
+    ask = exchange or _exchange
+    requests = (
+        (encode_cbor({"ExtendPCR": {"index": index, "data": data}}), _EXTENDED),
+        (encode_cbor({"LockPCR": {"index": index}}), _LOCKED),
+    )
+    for request, begins in requests:
+        if not (answer := ask(request)).startswith(begins):
+            raise AttesterError(f"the Nitro module does not take PCR {index}: {answer[:64]!r}")
 
 
 def _byte_string(data: bytes) -> bytes:

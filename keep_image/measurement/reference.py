@@ -79,7 +79,7 @@ def reference_values(folder: Path, shape: Shape) -> dict[str, dict[str, Any]]:
         case MeasuredBackend.TDX:
             return {"tdx": _tdx(boot, shape)}
         case MeasuredBackend.NITRO:
-            pcrs = nitro.predict_pcrs(boot.kernel, boot.initrd, boot.command_line)
+            pcrs = nitro.predict_pcrs(boot.kernel, boot.initrd, boot.command_line, shape.spec_digest)
             return {"nitro": {"pcrs": {str(number): [value.hex()] for number, value in pcrs.items()}}}
 
 

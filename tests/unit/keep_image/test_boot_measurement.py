@@ -173,3 +173,6 @@ def test_enclave_pcrs_cover_kernel_command_line_and_ramdisk() -> None:
     inner = hashlib.sha384(b"kernellineinitrd").digest()
     assert pcrs[0] == pcrs[1] == hashlib.sha384(bytes(48) + inner).digest()
     assert pcrs[2] == hashlib.sha384(bytes(48) + hashlib.sha384(b"").digest()).digest()
+    assert set(pcrs) == {0, 1, 2}
+    with_spec = nitro.predict_pcrs(b"kernel", b"initrd", "line", SPEC_DIGEST)
+    assert with_spec == {**pcrs, 16: hashlib.sha384(bytes(48) + bytes.fromhex(SPEC_DIGEST)).digest()}
