@@ -6,27 +6,21 @@ import hashlib
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
-from app_loader.calls import Calls
 from app_loader.configuration_store import ConfigurationStore
-from app_loader.files import Files
-from app_loader.http_service import HttpService
 from app_loader.keep import Keep
-from app_loader.runs import Runs
-from app_loader.workload import Workload
 from keep_protocol.digests import content_digest
 from keep_protocol.errors import ErrorCode
-from keep_protocol.handover import Configuration
 from keep_protocol.keep_api import RunRequest
 from keep_protocol.network_policy import Egress, EgressRule, NetworkPolicy
-from keep_protocol.spec import canonical as canonical_spec
 from keep_protocol.states import ExitReason, FileArea, KeepRole
 from keep_protocol.workload_configuration import ConfigurationInfo, WorkloadConfiguration, canonical
 from tests.unit.app_loader.asking import ask, problem, request
+from tests.unit.app_loader.bare_keep import bare_keep
 from tests.unit.app_loader.execution_harness import SPINS, Execution, ending, execute, guest, refused, spec, wat
 
 JSON = {"content-type": "application/json"}
@@ -56,18 +50,7 @@ NETWORK = NetworkPolicy(
 def keep_in(state: Path, *, restart_runs: bool = False) -> Keep:
     (state / "workload").mkdir(exist_ok=True)
     wanted = spec(restart_runs=restart_runs, network=NETWORK)
-    raw = canonical_spec(wanted).decode()
-    return Keep(
-        Configuration("0" * 16, "1" * 8, raw, "example.org", ()),
-        wanted,
-        invocation="f" * 32,
-        files=cast(Files, None),
-        workload=cast(Workload, SimpleNamespace(kind=None)),
-        runs=cast(Runs, None),
-        calls=cast(Calls, None),
-        http=cast(HttpService, None),
-        workload_configuration=ConfigurationStore(state, wanted),
-    )
+    return bare_keep(wanted, state=state, workload=SimpleNamespace(kind=None))
 
 
 def put(keep: Keep, document: Any) -> Any:

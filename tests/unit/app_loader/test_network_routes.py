@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
 
-from app_loader.calls import Calls
-from app_loader.configuration_store import ConfigurationStore
 from app_loader.events import MAX_EVENTS, MAX_ROUTINE_EVENTS
-from app_loader.files import Files
-from app_loader.http_service import HttpService
 from app_loader.keep import Keep
 from app_loader.messages import Response
-from app_loader.runs import Runs
-from app_loader.workload import Workload
-from keep_protocol.handover import Configuration
 from keep_protocol.network_api import EgressExplanation, KeepEventList
 from keep_protocol.network_policy import NetworkPolicy
-from keep_protocol.spec import canonical
 from keep_protocol.states import KeepEventKind, KeepRole
 from tests.unit.app_loader.asking import ask, problem, request
+from tests.unit.app_loader.bare_keep import bare_keep
 from tests.unit.app_loader.execution_harness import spec
 from tests.unit.keep_net.brokered import policy_of
 
@@ -31,21 +23,7 @@ JSON = {"content-type": "application/json"}
 
 def keep_with(policy: NetworkPolicy) -> Keep:
     """A keep with this network and no broker, which does nothing else."""
-    wanted = msgspec.structs.replace(spec(), network=policy)
-    configuration = Configuration("0" * 16, "1" * 8, canonical(wanted).decode(), "example.org", ())
-    nothing = (cast(Files, None), cast(Workload, None), cast(Runs, None), cast(Calls, None))
-    files, workload, runs, calls = nothing
-    return Keep(
-        configuration,
-        wanted,
-        invocation="f" * 32,
-        files=files,
-        workload=workload,
-        workload_configuration=ConfigurationStore(Path("/nonexistent"), wanted),
-        runs=runs,
-        calls=calls,
-        http=cast(HttpService, None),
-    )
+    return bare_keep(msgspec.structs.replace(spec(), network=policy))
 
 
 def explain(keep: Keep, question: dict[str, Any], role: KeepRole = KeepRole.OWNER) -> Response:

@@ -5,27 +5,20 @@ from __future__ import annotations
 import base64
 import socket
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 import pytest
 
 from app_loader.attesters.selection import TpmQuoter
-from app_loader.calls import Calls
-from app_loader.configuration_store import ConfigurationStore
 from app_loader.evidence import EvidenceMaker
-from app_loader.files import Files
-from app_loader.http_service import HttpService
 from app_loader.keep import Keep
 from app_loader.messages import Response
-from app_loader.runs import Runs
-from app_loader.workload import Workload
 from keep_protocol.evidence import EvidenceKind
-from keep_protocol.handover import Configuration
 from keep_protocol.sealing_api import CounterSource, KeyKind, Sealed, Unsealed
-from keep_protocol.spec import canonical
 from tests.swtpm import running_swtpm
 from tests.unit.app_loader.asking import ask, problem, request
+from tests.unit.app_loader.bare_keep import bare_keep
 from tests.unit.app_loader.execution_harness import spec
 
 T = TypeVar("T")
@@ -35,22 +28,7 @@ DATA = base64.b64encode(b"canary-2f9d").decode()
 
 
 def keep_in(state: Path, *keys: str, evidence: EvidenceKind | None = None) -> Keep:
-    wanted = msgspec.structs.replace(spec(), evidence=evidence)
-    raw = canonical(wanted).decode()
-    configuration = Configuration("0" * 16, "1" * 8, raw, "example.org", (), sealing_keys=keys)
-    files, workload, runs, calls = cast(Files, None), cast(Workload, None), cast(Runs, None), cast(Calls, None)
-    return Keep(
-        configuration,
-        wanted,
-        invocation="f" * 32,
-        files=files,
-        workload=workload,
-        runs=runs,
-        calls=calls,
-        http=cast(HttpService, None),
-        workload_configuration=ConfigurationStore(state, wanted),
-        state=state,
-    )
+    return bare_keep(msgspec.structs.replace(spec(), evidence=evidence), state=state, sealing_keys=keys)
 
 
 @pytest.fixture

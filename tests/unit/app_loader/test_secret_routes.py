@@ -6,29 +6,21 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import pytest
 
-from app_loader.calls import Calls
-from app_loader.configuration_store import ConfigurationStore
 from app_loader.dispatch import Dispatcher
-from app_loader.files import Files
-from app_loader.http_service import HttpService
 from app_loader.keep import Keep
 from app_loader.key_release.errors import KeyRefusedError
 from app_loader.messages import Request, Response
-from app_loader.runs import Runs
 from app_loader.secret_sources import SecretSources
-from app_loader.workload import Workload
 from keep_protocol.evidence import EvidenceKind
-from keep_protocol.handover import Configuration
 from keep_protocol.secret_api import MAX_SECRET, SecretInfo, SecretList
 from keep_protocol.secret_sources import KbsSource, SecretSource
-from keep_protocol.spec import canonical
 from keep_protocol.states import KeepRole
 from tests.unit.app_loader.asking import ask, problem, request
+from tests.unit.app_loader.bare_keep import bare_keep
 from tests.unit.app_loader.execution_harness import spec
 from tests.unit.app_loader.pki import Credential, self_signed
 from tests.unit.app_loader.serving import Serving, Wire
@@ -39,21 +31,7 @@ CANARY = b"canary-77b0e1f2"
 
 def keep_with(evidence: EvidenceKind | None = None) -> Keep:
     """A keep that holds secrets and does nothing else."""
-    wanted = msgspec.structs.replace(spec(), evidence=evidence)
-    configuration = Configuration("0" * 16, "1" * 8, canonical(wanted).decode(), "example.org", ())
-    nothing = (cast(Files, None), cast(Workload, None), cast(Runs, None), cast(Calls, None))
-    files, workload, runs, calls = nothing
-    return Keep(
-        configuration,
-        wanted,
-        invocation="f" * 32,
-        files=files,
-        workload=workload,
-        runs=runs,
-        calls=calls,
-        http=cast(HttpService, None),
-        workload_configuration=ConfigurationStore(Path("/nonexistent"), wanted),
-    )
+    return bare_keep(msgspec.structs.replace(spec(), evidence=evidence))
 
 
 @pytest.fixture
