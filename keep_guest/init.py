@@ -1,4 +1,4 @@
-"""PID 1 of a keep's virtual machine: prepares it, starts the app-loader, moves bytes and messages, powers off."""
+"""PID 1 of a keep's virtual machine: prepares it, starts the app-loader, moves bytes and messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, NoReturn
+from typing import Final
 
 import msgspec
 
@@ -19,7 +19,6 @@ from keep_guest.data_channel import DataChannel
 from keep_guest.errors import GuestError
 from keep_guest.keep_process import BROKER, CLIENTS, KeepProcess, start_keep
 from keep_guest.ports import open_port
-from keep_guest.system import power_off
 from keep_protocol.channel import DATA_PORT, KEEP_SERVICE, PORT_SERVICE
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.guest_control import (
@@ -43,20 +42,8 @@ _QUIET_SECONDS: Final = 1.0
 _HARDWARE: Final = frozenset({EvidenceKind.SNP, EvidenceKind.TDX})
 
 
-def main() -> NoReturn:
-    """Never returns: the machine powers off when the keep is over."""
-    # The kernel starts init with nothing in the way of an environment that anybody should rely on.
-    os.environ.clear()
-    try:
-        _live()
-    except BaseException as error:
-        print(f"init: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    power_off()
-    raise AssertionError("the machine is off")
-
-
-def _live() -> None:
-    machine.mount_file_systems()
+def live() -> None:
+    """Returns when the keep is over. File systems are mounted already; raises what it failed with."""
     control = Control(open_port(CONTROL_PORT))
     try:
         told = control.await_configuration(_CONFIGURATION_SECONDS)

@@ -51,7 +51,7 @@ _INIT: Final = """\
 #!/usr/bin/python{python} -ISB
 import sys
 sys.path.append("/{code}")
-from keep_guest.init import main
+from keep_guest.boot import main
 main()
 """
 _FOLDERS: Final = ("dev", "proc", "run", "sys", "tmp", "var/lib/keep")
