@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from keep_image.manifest import INITRAMFS, KERNEL, load_manifest
+from keep_loader.machine.command_line import TRANSLATED_PROCESSOR
 from keep_protocol.channel import (
     DATA_PORT,
     KEEP_SERVICE,
@@ -144,7 +145,18 @@ def _machine(image: Path, folder: Path, memory: int) -> list[str]:
     manifest = load_manifest(image)
     return [
         # Never KVM: where it is only emulated it opens and crawls.
-        *("-M", "q35,smm=off", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", str(memory), "-smp", "1"),
+        *(
+            "-M",
+            "q35,smm=off",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            TRANSLATED_PROCESSOR,
+            "-m",
+            str(memory),
+            "-smp",
+            "1",
+        ),
         *("-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-no-reboot"),
         *("-kernel", str(image / KERNEL), "-initrd", str(image / INITRAMFS), "-append", manifest.command_line),
         *("-serial", f"file:{folder}/console", "-device", "virtio-serial-pci"),

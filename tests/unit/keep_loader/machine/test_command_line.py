@@ -103,7 +103,7 @@ def test_a_guest_that_panics_ends_its_machine(shape: MachineShape) -> None:
 
 def test_a_machine_without_kvm_is_translated_for_a_processor_that_has_what_python_needs() -> None:
     assert value(PLAIN, "-accel").startswith("tcg,thread=multi")
-    assert value(PLAIN, "-cpu") == "max"
+    assert value(PLAIN, "-cpu") == "max,-erms,-fsrm"
 
 
 def test_a_machine_with_kvm_has_the_processor_of_its_host() -> None:
