@@ -84,20 +84,28 @@ def hkdf_sha256(key: bytes, *, salt: bytes, info: bytes, size: int = KEY_SIZE) -
 
 def encrypt(key: bytes, nonce: bytes, plaintext: bytes, authenticated: bytes) -> bytes:
     """AES-256-GCM (NIST SP 800-38D): the ciphertext and behind it the tag of 16 bytes."""
+    buffer = bytearray(len(plaintext) + TAG_SIZE)
+    buffer[: len(plaintext)] = plaintext
+    encrypt_in_place(key, nonce, buffer, len(plaintext), authenticated)
+    return bytes(buffer)
 
-    def work(context: int) -> bytes:
+
+def encrypt_in_place(key: bytes, nonce: bytes, buffer: bytearray, size: int, authenticated: bytes) -> None:
+    """As `encrypt`, of the first `size` bytes of `buffer`, which has room for the tag behind them."""
+    if not 0 <= size <= len(buffer) - TAG_SIZE:
+        raise LibcryptoError(f"a buffer of {len(buffer)} bytes has no room for {size} and a tag")
+    content = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+
+    def work(context: int) -> None:
         _checked(_encrypt_init(context, _aes_256_gcm(), None, key, nonce), "EVP_EncryptInit_ex")
         moved = c_int()
         _checked(_encrypt_update(context, None, byref(moved), authenticated, len(authenticated)), "EVP_EncryptUpdate")
-        ciphertext = ctypes.create_string_buffer(len(plaintext) + TAG_SIZE)
-        _checked(_encrypt_update(context, ciphertext, byref(moved), plaintext, len(plaintext)), "EVP_EncryptUpdate")
+        _checked(_encrypt_update(context, content, byref(moved), content, size), "EVP_EncryptUpdate")
         # GCM is a stream: there is nothing left to come, but only this completes the tag.
         _checked(_encrypt_final(context, ctypes.create_string_buffer(TAG_SIZE), byref(moved)), "EVP_EncryptFinal_ex")
-        tag = ctypes.addressof(ciphertext) + len(plaintext)
-        _checked(_cipher_ctx_ctrl(context, _GET_TAG, TAG_SIZE, tag), "EVP_CIPHER_CTX_ctrl")
-        return ciphertext.raw
+        _checked(_cipher_ctx_ctrl(context, _GET_TAG, TAG_SIZE, ctypes.addressof(content) + size), "EVP_CIPHER_CTX_ctrl")
 
-    return _with_context(key, nonce, work)
+    _with_context(key, nonce, work)
 
 
 def decrypt(key: bytes, nonce: bytes, ciphertext: bytes, authenticated: bytes) -> bytes:

@@ -147,7 +147,7 @@ class PlainReader:
         return content
 
 
-def write_all(descriptor: int, content: bytes) -> None:
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
     """Raises `OSError`."""
     view = memoryview(content)
     while view:

@@ -12,7 +12,7 @@ from typing import Final
 
 from app_loader.at_rest.file_keys import HEADER, FileKey
 from app_loader.errors import LibcryptoError
-from app_loader.libcrypto_aead import TAG_SIZE, AuthenticationError, decrypt, encrypt
+from app_loader.libcrypto_aead import TAG_SIZE, AuthenticationError, decrypt, encrypt, encrypt_in_place
 from app_loader.sealing.errors import DamagedFileError, SealingError
 from app_loader.storage import write_all
 
@@ -36,31 +36,39 @@ class SealedWriter:
     def __init__(self, descriptor: int, key: FileKey) -> None:
         self._descriptor = descriptor
         self._key = key
-        self._pending = bytearray()
+        self._pending = bytearray(_STORED)
+        """A chunk, and room for its tag: it is sealed where it lies."""
+        self._size = 0
         self._chunks = 0
 
     def write(self, content: bytes) -> None:
         """Raises `OSError`, `SealingError`."""
-        view = memoryview(content)
-        while view:
+        left = memoryview(content)
+        while left:
             # A full chunk waits for more, because it may be the last.
-            if len(self._pending) == CHUNK:
+            if self._size == CHUNK:
                 self._seal(last=False)
-            taken = min(CHUNK - len(self._pending), len(view))
-            self._pending += view[:taken]
-            view = view[taken:]
+            taken = min(CHUNK - self._size, len(left))
+            self._pending[self._size : self._size + taken] = left[:taken]
+            self._size += taken
+            left = left[taken:]
 
     def finish(self) -> None:
         """Raises `OSError`, `SealingError`."""
         self._seal(last=True)
 
     def _seal(self, *, last: bool) -> None:
-        sealed = seal_chunk(self._key, self._chunks, bytes(self._pending), last=last)
+        try:
+            nonce = _NONCE.pack(self._chunks, last)
+            encrypt_in_place(self._key.secret, nonce, self._pending, self._size, self._key.header)
+        except LibcryptoError as error:
+            raise _not_encrypted(error) from None
         if self._chunks == 0:
-            sealed = self._key.header + sealed
-        write_all(self._descriptor, sealed)
+            write_all(self._descriptor, self._key.header)
+        with memoryview(self._pending) as sealed:
+            write_all(self._descriptor, sealed[: self._size + TAG_SIZE])
         self._chunks += 1
-        self._pending.clear()
+        self._size = 0
 
 
 class SealedReader:
@@ -94,7 +102,11 @@ def seal_chunk(key: FileKey, number: int, content: bytes, *, last: bool) -> byte
     try:
         return encrypt(key.secret, _NONCE.pack(number, last), content, key.header)
     except LibcryptoError as error:
-        raise SealingError(f"OpenSSL does not encrypt: {error}") from None
+        raise _not_encrypted(error) from None
+
+
+def _not_encrypted(error: LibcryptoError) -> SealingError:
+    return SealingError(f"OpenSSL does not encrypt: {error}")
 
 
 def open_chunk(key: FileKey, number: int, sealed: bytes, *, last: bool) -> bytes:

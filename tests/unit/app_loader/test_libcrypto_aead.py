@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from app_loader.errors import LibcryptoError
-from app_loader.libcrypto_aead import AuthenticationError, decrypt, encrypt, hkdf_sha256
+from app_loader.libcrypto_aead import TAG_SIZE, AuthenticationError, decrypt, encrypt, encrypt_in_place, hkdf_sha256
 
 KEY, NONCE = bytes(range(32)), bytes(range(12))
 
@@ -36,6 +36,20 @@ def test_another_implementation_encrypts_the_same(size: int, authenticated: byte
     ciphertext = encrypt(KEY, NONCE, plaintext, authenticated)
     assert ciphertext == AESGCM(KEY).encrypt(NONCE, plaintext, authenticated)
     assert decrypt(KEY, NONCE, ciphertext, authenticated) == plaintext
+
+
+def test_a_part_of_a_buffer_is_encrypted_where_it_lies() -> None:
+    buffer = bytearray(b"plaintext" + bytes(TAG_SIZE) + b"rest")
+    encrypt_in_place(KEY, NONCE, buffer, 9, b"header")
+    assert buffer == AESGCM(KEY).encrypt(NONCE, b"plaintext", b"header") + b"rest"
+
+
+@pytest.mark.parametrize("size", [-1, 21, 1 << 40])
+def test_a_buffer_without_room_for_the_tag_is_refused_and_left_as_it_was(size: int) -> None:
+    buffer = bytearray(36)
+    with pytest.raises(LibcryptoError, match="no room"):
+        encrypt_in_place(KEY, NONCE, buffer, size, b"")
+    assert buffer == bytes(36)
 
 
 def test_nothing_comes_out_of_what_is_not_authentic() -> None:
