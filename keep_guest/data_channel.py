@@ -15,16 +15,19 @@ from keep_protocol.channel import (
     Credited,
     Ended,
     Event,
-    FramedMessage,
     Multiplexer,
     Opened,
     Received,
     Role,
     StreamClosedError,
-    framed,
 )
+from keep_protocol.framed_message import FramedMessage, framed
 
 _CHUNK = 64 * 1024
+_BUFFER = 4096
+"""Bytes of each of the port's buffers in the kernel, of which read(2) gives one."""
+_MAX_READS = 4
+"""Times that the port is read before others get their turn."""
 
 Answered = Callable[[bytes | None], socket.socket | None]
 """Takes the answer to a call, None when there will be none; gives the connection that goes on with its stream."""
@@ -71,6 +74,8 @@ class DataChannel:
         self._connections: dict[int, _Connection] = {}
         self._calls: dict[int, _Call] = {}
         self._port_interest = 0
+        self._input = memoryview(bytearray(_CHUNK))
+        self._pages = [self._input[start : start + _BUFFER] for start in range(0, _CHUNK, _BUFFER)]
         self._watch_port()
 
     @property
@@ -95,14 +100,10 @@ class DataChannel:
 
     def _serve_port(self, ready: int) -> None:
         try:
-            if ready & selectors.EVENT_READ:
-                data = os.read(self._port, _CHUNK)
-                if not data:
-                    # virtio-serial's way to say that nobody is connected on the host.
-                    self._begin_anew(watch=False)
-                    return
-                for event in self._multiplexer.receive(data):
-                    self._handle(event)
+            if ready & selectors.EVENT_READ and not self._read_port():
+                # virtio-serial's way to say that nobody is connected on the host.
+                self._begin_anew(watch=False)
+                return
             self._write_port()
         except (BlockingIOError, InterruptedError):
             pass
@@ -111,6 +112,20 @@ class DataChannel:
             self._begin_anew(watch=False)
             return
         self._settle()
+
+    def _read_port(self) -> bool:
+        """Take what has come; False at the end."""
+        for _ in range(_MAX_READS):
+            try:
+                # One call for many of the kernel's buffers.
+                count = os.readv(self._port, self._pages)
+            except (BlockingIOError, InterruptedError):
+                break
+            if count == 0:
+                return False
+            for event in self._multiplexer.receive(self._input[:count]):
+                self._handle(event)
+        return True
 
     def _begin_anew(self, *, watch: bool) -> None:
         for connection in tuple(self._connections.values()):
@@ -136,8 +151,7 @@ class DataChannel:
         if connection is None:
             return
         if isinstance(event, Received):
-            connection.waiting += event.data
-            self._write_socket(connection)
+            self._pass_on(connection, event.data)
         elif isinstance(event, Ended):
             connection.ended = True
             self._write_socket(connection)
@@ -145,6 +159,20 @@ class DataChannel:
             self._drop(connection)
         elif isinstance(event, Credited):
             pass  # `_settle` watches its socket again
+
+    def _pass_on(self, connection: _Connection, data: memoryview) -> None:
+        """Write it at once if nothing waits before it; the rest is copied, for its buffer is read into again."""
+        if not connection.waiting:
+            try:
+                count = connection.socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                count = 0
+            except OSError as error:
+                self._give_up(connection, error.strerror or "connection lost")
+                return
+            self._multiplexer.acknowledge(connection.stream, count)
+            data = data[count:]
+        connection.waiting += data
 
     def _take_answer(self, event: Event) -> None:
         call = self._calls[event.stream]

@@ -85,10 +85,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class Received:
-    """Bytes of a stream; `Multiplexer.acknowledge` them when they are passed on."""
+    """Bytes of a stream, a part of what was read; `Multiplexer.acknowledge` them when they are passed on."""
 
     stream: int
-    data: bytes
+    data: memoryview
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,18 @@ class _Stream:
 
 
 @dataclass
+class _Frame:
+    """A frame that is being received."""
+
+    kind: int
+    stream: int
+    missing: int
+    """Bytes of its payload that are still to come."""
+    payload: bytearray = field(default_factory=bytearray)
+    """What has come, but for data, which is passed on as it comes."""
+
+
+@dataclass
 class Multiplexer:
     """One end of a channel: bytes read from it become events, operations become bytes to write.
 
@@ -138,7 +150,9 @@ class Multiplexer:
 
     role: Role
     _streams: dict[int, _Stream] = field(default_factory=dict, init=False)
-    _input: bytearray = field(default_factory=bytearray, init=False)
+    _head: bytearray = field(default_factory=bytearray, init=False)
+    """The beginning of a frame whose first bytes are not all there."""
+    _frame: _Frame | None = field(default=None, init=False)
     _output: bytearray = field(default_factory=bytearray, init=False)
     _greeted: bool = field(default=False, init=False)
     _last_opened: int = field(init=False)
@@ -162,7 +176,8 @@ class Multiplexer:
 
     def output(self, maximum: int = 64 * 1024) -> bytes:
         """The next bytes to write; they stay until `written` tells how many were."""
-        return bytes(self._output[:maximum])
+        with memoryview(self._output) as output:
+            return bytes(output[:maximum])
 
     def written(self, count: int) -> None:
         """So many of the bytes that `output` gave are written."""
@@ -192,8 +207,9 @@ class Multiplexer:
         if state is None or not state.sending:
             raise StreamClosedError(f"stream {stream} takes no more bytes")
         count = min(self.writable(stream), len(data))
+        view = memoryview(data)
         for start in range(0, count, MAX_PAYLOAD):
-            self._emit(FrameType.DATA, stream, bytes(data[start : min(start + MAX_PAYLOAD, count)]))
+            self._emit(FrameType.DATA, stream, view[start : min(start + MAX_PAYLOAD, count)])
         state.credit -= count
         return count
 
@@ -206,8 +222,9 @@ class Multiplexer:
             raise ValueError(f"stream {stream} has {state.unacknowledged} unacknowledged bytes, not {count}")
         state.unacknowledged -= count
         state.unreported += count
-        # Not for every read: a frame of credit for each small piece of data would double the frames.
-        if state.receiving and (state.unreported >= WINDOW // 4 or state.unacknowledged == 0):
+        # Not for every read: nobody waits for the first three quarters of a window, and each frame costs a guest a call
+        # of its machine.
+        if state.receiving and state.unreported >= WINDOW // 4:
             self._emit(FrameType.CREDIT, stream, _CREDIT.pack(state.unreported))
             state.unreported = 0
 
@@ -225,26 +242,45 @@ class Multiplexer:
         if self._streams.pop(stream, None) is not None:
             self._emit(FrameType.RESET, stream, _label(reason))
 
-    def receive(self, data: bytes) -> list[Event]:
-        """What bytes read from the channel mean. Raises `ChannelError`; the channel must be given up then."""
-        self._input += data
+    def receive(self, data: bytes | memoryview) -> list[Event]:
+        """What bytes read from the channel mean. Raises `ChannelError`; the channel must be given up then.
+
+        Events of data have parts of `data` itself: what is to outlive its buffer must be copied.
+        """
         events: list[Event] = []
-        position = 0
-        while len(self._input) - position >= _HEADER.size:
-            kind, length, stream = _HEADER.unpack_from(self._input, position)
-            if length > MAX_PAYLOAD:
-                raise ChannelError(f"a frame has at most {MAX_PAYLOAD} bytes, not {length}")
-            if not self._greeted and (kind != FrameType.HELLO or length != len(_MAGIC)):
-                raise ChannelError("the channel does not begin with a greeting: something else uses the port")
-            end = position + _HEADER.size + length
-            if len(self._input) < end:
-                break
-            event = self._take(kind, stream, bytes(self._input[position + _HEADER.size : end]))
-            if event is not None:
+        left = memoryview(data)
+        while left:
+            if self._frame is None:
+                wanted = _HEADER.size - len(self._head)
+                self._head += left[:wanted]
+                left = left[wanted:]
+                if len(self._head) < _HEADER.size:
+                    break
+                self._frame = self._begin(*_HEADER.unpack(self._head))
+                self._head.clear()
+            piece, left = left[: self._frame.missing], left[self._frame.missing :]
+            if (event := self._continue(self._frame, piece)) is not None:
                 events.append(event)
-            position = end
-        del self._input[:position]
         return events
+
+    def _begin(self, kind: int, length: int, stream: int) -> _Frame:
+        """A frame of which only this is known: what cannot be right is refused before its payload is waited for."""
+        if length > MAX_PAYLOAD:
+            raise ChannelError(f"a frame has at most {MAX_PAYLOAD} bytes, not {length}")
+        if not self._greeted and (kind != FrameType.HELLO or length != len(_MAGIC)):
+            raise ChannelError("the channel does not begin with a greeting: something else uses the port")
+        if kind == FrameType.DATA:
+            self._check_data(stream, length)
+        return _Frame(kind, stream, length)
+
+    def _continue(self, frame: _Frame, piece: memoryview) -> Event | None:
+        frame.missing -= len(piece)
+        if frame.missing == 0:
+            self._frame = None
+        if frame.kind == FrameType.DATA:
+            return self._take_data(frame.stream, piece)
+        frame.payload += piece
+        return None if frame.missing else self._take(frame.kind, frame.stream, bytes(frame.payload))
 
     def _take(self, kind: int, stream: int, payload: bytes) -> Event | None:
         if kind == FrameType.HELLO:
@@ -254,13 +290,17 @@ class Multiplexer:
             return self._accept(stream, payload)
         if kind not in _HANDLERS:
             raise ChannelError(f"there is no frame of type {kind}")
-        if not self._known(stream):
-            raise ChannelError(f"a frame of type {FrameType(kind).name} for stream {stream}, which nobody has opened")
-        state = self._streams.get(stream)
+        state = self._opened(kind, stream)
         if state is None:
             # It was sent before the peer knew that the stream is over.
             return None
         return _HANDLERS[FrameType(kind)](self, stream, state, payload)
+
+    def _opened(self, kind: int, stream: int) -> _Stream | None:
+        """The stream of a frame; None when it is over. Raises `ChannelError` when there never was one."""
+        if not self._known(stream):
+            raise ChannelError(f"a frame of type {FrameType(kind).name} for stream {stream}, which nobody has opened")
+        return self._streams.get(stream)
 
     def _greet(self, payload: bytes) -> None:
         if self._greeted:
@@ -285,15 +325,24 @@ class Multiplexer:
         self._streams[stream] = _Stream()
         return Opened(stream, service)
 
-    def _take_data(self, stream: int, state: _Stream, payload: bytes) -> Event | None:
+    def _check_data(self, stream: int, length: int) -> None:
+        state = self._opened(FrameType.DATA, stream)
+        if state is None:
+            return
         if not state.receiving:
             raise ChannelError(f"bytes on stream {stream} after its end")
-        if not payload:
+        if not length:
             raise ChannelError(f"a frame of data without any on stream {stream}")
-        if state.unacknowledged + state.unreported + len(payload) > WINDOW:
+        if state.unacknowledged + state.unreported + length > WINDOW:
             raise ChannelError(f"more bytes on stream {stream} than its window of {WINDOW}")
-        state.unacknowledged += len(payload)
-        return Received(stream, payload)
+
+    def _take_data(self, stream: int, piece: memoryview) -> Event | None:
+        state = self._streams.get(stream)
+        if state is None or not piece:
+            # It was sent before the peer knew that the stream is over.
+            return None
+        state.unacknowledged += len(piece)
+        return Received(stream, piece)
 
     def _take_credit(self, stream: int, state: _Stream, payload: bytes) -> Event | None:
         if len(payload) != _CREDIT.size:
@@ -319,53 +368,16 @@ class Multiplexer:
         if not state.sending and not state.receiving:
             del self._streams[stream]
 
-    def _emit(self, kind: FrameType, stream: int, payload: bytes = b"") -> None:
+    def _emit(self, kind: FrameType, stream: int, payload: bytes | memoryview = b"") -> None:
         if len(self._output) > OUTPUT_HARD_LIMIT:
             raise ChannelError("the peer asks for answers and reads none")
         self._output += _HEADER.pack(kind, len(payload), stream)
         self._output += payload
 
 
-class FramedMessage:
-    """The one message at the beginning of a stream: its length in 4 bytes, then so many."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._received = bytearray()
-
-    def feed(self, data: bytes) -> bytes | None:
-        """The message once it is whole; `rest` has what came behind it. Raises `StreamClosedError` if it cannot be."""
-        if not data:
-            raise StreamClosedError("the stream ended within its first message")
-        self._received += data
-        if len(self._received) < _CREDIT.size:
-            return None
-        (length,) = _CREDIT.unpack_from(self._received)
-        if length > self._limit:
-            raise StreamClosedError(f"a message has at most {self._limit} bytes, not {length}")
-        end = _CREDIT.size + length
-        return bytes(self._received[_CREDIT.size : end]) if len(self._received) >= end else None
-
-    @property
-    def size(self) -> int:
-        """Bytes of it with its length."""
-        return _CREDIT.size + int(_CREDIT.unpack_from(self._received)[0])
-
-    @property
-    def rest(self) -> bytes:
-        """What came behind the message."""
-        return bytes(self._received[self.size :])
-
-
-def framed(message: bytes) -> bytes:
-    """A message as `FramedMessage` takes it."""
-    return _CREDIT.pack(len(message)) + message
-
-
 _FIRST_STREAM: Final = {Role.HOST: 1, Role.GUEST: 2}
 _PEER: Final = {Role.HOST: Role.GUEST, Role.GUEST: Role.HOST}
 _HANDLERS: Final = {
-    FrameType.DATA: Multiplexer._take_data,
     FrameType.CREDIT: Multiplexer._take_credit,
     FrameType.END: Multiplexer._take_end,
     FrameType.RESET: Multiplexer._take_reset,

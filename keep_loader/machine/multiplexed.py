@@ -165,7 +165,8 @@ class _MultiplexedStream:
             if self.ended:
                 return b""
             await self.changed.wait()
-        data = bytes(self.received[:CHUNK])
+        with memoryview(self.received) as received:
+            data = bytes(received[:CHUNK])
         del self.received[:CHUNK]
         try:
             self._multiplexer.acknowledge(self._number, len(data))

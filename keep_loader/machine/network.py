@@ -24,7 +24,8 @@ from keep_protocol.broker import (
     BrokerRequest,
     BrokerResult,
 )
-from keep_protocol.channel import NOBODY_LISTENS, FramedMessage, framed
+from keep_protocol.channel import NOBODY_LISTENS
+from keep_protocol.framed_message import FramedMessage, framed
 from keep_protocol.strict_json import decode_strictly
 
 MAX_INCOMING: Final = 64

@@ -24,7 +24,8 @@ from keep_loader.machine.multiplexed import MultiplexedChannel
 from keep_loader.machine.network import MachineNetwork
 from keep_loader.machine.streams import Stream
 from keep_protocol.broker import PROTOCOL_VERSION, BrokerAnswer, BrokerResult
-from keep_protocol.channel import NETWORK_SERVICE, PORT_SERVICE, framed
+from keep_protocol.channel import NETWORK_SERVICE, PORT_SERVICE
+from keep_protocol.framed_message import framed
 from keep_protocol.network_policy import NetworkPolicy
 from tests.unit.keep_net.brokered import DIGEST, StandInResolver, policy_of, serving
 
