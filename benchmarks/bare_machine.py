@@ -9,7 +9,8 @@ import struct
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from keep_client import new_spec
@@ -66,26 +67,27 @@ def first_userspace_output(image: Path, memory: int) -> float:
             process.wait()
 
 
-def raw_transfers(image: Path, memory: int, size: int, rounds: int) -> list[float]:
-    """Seconds in which a guest takes so many bytes from its data port and drops them: frames, and nothing in them."""
+@contextmanager
+def raw_channel(image: Path, memory: int, size: int) -> Iterator[Callable[[], float]]:
+    """Measures in how many seconds a guest takes `size` bytes from its data port and drops them: frames, no more."""
     # To a stream that the guest has refused; its answer to a later one says that it has read them all.
     block = _HEADER.pack(FrameType.DATA, MAX_PAYLOAD, 1) + os.urandom(MAX_PAYLOAD)
     spec = new_spec(principals=[self_signed().pinned()], at_rest=AtRest.PLAIN)
-    taken = []
     with running_machine(image, memory=memory) as machine, machine.data_port() as port:
         machine.tell(configuration(spec))
         await_ready(machine)
         port.settimeout(_PATIENCE)
         multiplexer = Multiplexer(Role.HOST)
         _refused(port, multiplexer)
-        for _ in range(rounds + 1):
+
+        def transfer() -> float:
             started = time.perf_counter()
             for _ in range(size // MAX_PAYLOAD):
                 port.sendall(block)
             _refused(port, multiplexer)
-            taken.append(time.perf_counter() - started)
-    # The first one finds code that was never translated.
-    return taken[1:]
+            return time.perf_counter() - started
+
+        yield transfer
 
 
 def _refused(port: socket.socket, multiplexer: Multiplexer) -> None:

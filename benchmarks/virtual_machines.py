@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.bare_machine import first_userspace_output, raw_transfers
+from benchmarks.bare_machine import first_userspace_output
+from benchmarks.machine_uploads import uploads_to_machines
 from benchmarks.measurement import Comparison, Omission, Row, Sample, Target, interleaved
 from benchmarks.processes import settled_resident_memory, tree
 from benchmarks.session import Session
@@ -27,7 +27,7 @@ from keep_image.pins import load_pins
 from keep_protocol.evidence import EvidenceKind
 from keep_protocol.manager_api import Keep
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, canonical, spec_digest
-from keep_protocol.states import Backend, FileArea, KeepRole
+from keep_protocol.states import AtRest, Backend, KeepRole
 from testers.keepctl.attestation.image_policy import ExpectedImage, PolicyOfAnImage
 from testers.keepctl.attestation.observation import observe
 
@@ -35,12 +35,10 @@ _COLD = Target(Comparison.RATIO, 2.5)
 _MEASURED = Target(Comparison.RATIO, 4)
 _RESIDENT = Target(Comparison.VALUE, 340)
 _RESIDENT_OWN = Target(Comparison.VALUE, 250)
-_UPLOAD = Target(Comparison.SPEED, 0.7)
 _IMAGE = Target(Comparison.VALUE, 40)
 
 _MEMORY = 320
 """MiB of each machine."""
-_UPLOADED = 8 * 1024 * 1024
 _MOST_ROUNDS = 5
 """A translated machine takes seconds to start."""
 
@@ -64,7 +62,7 @@ def measure(session: Session) -> list[Row | Omission]:
     except PackageError as error:
         return [Omission("keeps that are virtual machines", str(error))]
     rounds = 1 if session.quick else min(session.rounds, _MOST_ROUNDS)
-    rows: list[Row | Omission] = [*_rows(session, stock, rounds), *_rows_of_any_kernel(session, stock, rounds)]
+    rows: list[Row | Omission] = [*_rows(session, stock, rounds), *_uploads(session, stock, rounds)]
     try:
         kernel = KernelStore(kernel_folder(default_cache())).require(recipe(load_pins().kernel_source, kernel_tools()))
     except BuildError as error:
@@ -109,19 +107,13 @@ def _rows(session: Session, image: _Image, rounds: int) -> list[Row]:
     ]
 
 
-def _rows_of_any_kernel(session: Session, image: _Image, rounds: int) -> list[Row]:
+def _uploads(session: Session, image: _Image, rounds: int) -> list[Row]:
+    """What is the same whatever the kernel."""
     with session.deployment(image.folder) as deployment, ManagerClient.from_home(deployment.home) as manager:
-        uploads = _Owner(Home(deployment.home), manager, image.folder).uploads(rounds)
-    raw = raw_transfers(image.folder, _MEMORY, _UPLOADED, rounds)
-    return [
-        Row(
-            f"{_UPLOADED >> 20} MiB upload to a `qemu` keep (SDK, mutual TLS, digest checked)",
-            "as many raw bytes through the same kind of channel, dropped by the guest",
-            Sample.of("s", uploads),
-            Sample.of("s", raw),
-            _UPLOAD,
-        )
-    ]
+        home = Home(deployment.home)
+        owner = _Owner(home, manager, image.folder)
+        specs = {at_rest: owner.spec(Backend.QEMU, at_rest) for at_rest in AtRest}
+        return uploads_to_machines(home, manager, specs, image.folder, _MEMORY, rounds)
 
 
 class _Owner:
@@ -136,7 +128,7 @@ class _Owner:
     def cold_keep(self) -> float:
         """Seconds to the first verified status of a new machine."""
         started = time.perf_counter()
-        keep = self._manager.create_keep(self._spec(Backend.QEMU))
+        keep = self._manager.create_keep(self.spec(Backend.QEMU))
         with connect_keep(self._manager, keep.id) as connection:
             connection.verify()
             elapsed = time.perf_counter() - started
@@ -145,7 +137,7 @@ class _Owner:
 
     def measured_keep(self) -> float:
         """Seconds until a new machine has proved, by a quote on a connection, that it booted the image."""
-        spec = self._spec(Backend.QEMU_VTPM)
+        spec = self.spec(Backend.QEMU_VTPM)
         digest = spec_digest(canonical(spec))
         started = time.perf_counter()
         keep = self._manager.create_keep(spec)
@@ -161,32 +153,19 @@ class _Owner:
 
     def resident_memory(self) -> float:
         """MB that a machine holds when it has given back what it does not need."""
-        keep = self._manager.create_keep(self._spec(Backend.QEMU))
+        keep = self._manager.create_keep(self.spec(Backend.QEMU))
         if keep.pid is None:
             raise RuntimeError("a keep that is ready has no process")
         resident = settled_resident_memory(partial(tree, keep.pid))
         self._manager.remove_keep(keep.id)
         return resident
 
-    def uploads(self, rounds: int) -> list[float]:
-        """Seconds of so many uploads to a machine."""
-        keep = self._manager.create_keep(self._spec(Backend.QEMU))
-        taken = []
-        with connect_keep(self._manager, keep.id) as connection:
-            for _ in range(rounds + 1):
-                content = os.urandom(_UPLOADED)
-                started = time.perf_counter()
-                connection.put_file(FileArea.INPUT, "upload", content)
-                taken.append(time.perf_counter() - started)
-        self._manager.remove_keep(keep.id)
-        # The first one finds code that was never translated.
-        return taken[1:]
-
-    def _spec(self, backend: Backend) -> KeepSpec:
+    def spec(self, backend: Backend, at_rest: AtRest = AtRest.SEALED) -> KeepSpec:
+        """Of a machine that the operator owns."""
         evidence = EvidenceKind.TPM if backend is Backend.QEMU_VTPM else None
         certificate = self._home.operator.certificate.read_text()
         owner = pinned_principal(certificate, [KeepRole.OWNER])
-        return new_spec(principals=[owner], limits=self._limits, backend=backend, evidence=evidence)
+        return new_spec(principals=[owner], limits=self._limits, backend=backend, at_rest=at_rest, evidence=evidence)
 
 
 def _endpoint(keep: Keep) -> str:
