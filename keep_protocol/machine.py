@@ -49,6 +49,8 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SNP: which bit of an address says that a page is encrypted; CPUID 0x8000001f."""
     lost_address_bits: int = 0
     """SNP: by how many bits encryption shortens physical addresses; CPUID 0x8000001f."""
+    vsock_device: str = ""
+    """Path of vhost-device-vsock, where it makes the vsock device and not the host's kernel."""
     mke2fs: str = ""
     """Path of the program, for machines with a disk."""
     quote_socket: str = ""

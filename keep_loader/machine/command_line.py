@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from keep_loader.errors import MachineError
-from keep_loader.machine.shape import MachineShape, SerialChannel, VsockChannel
+from keep_loader.machine.shape import MachineShape, SerialChannel, VhostUserVsockChannel, VsockChannel
 from keep_protocol.channel import DATA_PORT
 from keep_protocol.guest_control import CONTROL_PORT
 from keep_protocol.machine import Accelerator
@@ -55,11 +55,13 @@ def spec_config_id(spec_sha256: bytes) -> bytes:
 
 
 def _plain(shape: MachineShape) -> list[str]:
+    # The program beside QEMU reads and writes the guest's memory.
+    shared = isinstance(shape.channel, VhostUserVsockChannel)
     return [
         *_common(shape),
-        *("-machine", "q35,smm=off,vmport=off"),
+        *("-machine", "q35,smm=off,vmport=off" + (",memory-backend=ram" if shared else "")),
         *_processor(shape),
-        *("-m", f"{shape.memory}M"),
+        *(_shared_memory(shape) if shared else ("-m", f"{shape.memory}M")),
         *_boot(shape),
         *_ports(shape),
         *_disk(shape),
@@ -188,6 +190,8 @@ def _ports(shape: MachineShape) -> list[str]:
             ports += ["-device", f"virtserialport,bus=ports.0,chardev=data,name={DATA_PORT}"]
         case VsockChannel(context):
             ports += ["-device", f"vhost-vsock-pci,guest-cid={context}"]
+        case VhostUserVsockChannel(descriptor):
+            ports += ["-chardev", f"socket,id=vsock,fd={descriptor}", "-device", "vhost-user-vsock-pci,chardev=vsock"]
     return ports
 
 

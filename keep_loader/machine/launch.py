@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import Final
 
 from keep_loader.errors import MachineError
-from keep_loader.machine import software_tpm
+from keep_loader.machine import software_tpm, vsock_device
 from keep_loader.machine.children import Child
 from keep_loader.machine.command_line import arguments
 from keep_loader.machine.disk import open_disk
-from keep_loader.machine.shape import DataChannel, EncryptedMemory, MachineShape, SerialChannel, VsockChannel
+from keep_loader.machine.shape import (
+    DataChannel,
+    EncryptedMemory,
+    MachineShape,
+    SerialChannel,
+    VhostUserVsockChannel,
+    VsockChannel,
+)
+from keep_loader.machine.vsock_device import VsockDevice
 from keep_protocol.guest_control import GuestChannel
 from keep_protocol.machine import (
     FIRMWARE_FD,
@@ -60,8 +68,8 @@ class Launched:
     monitor: socket.socket
     console: socket.socket
     control: socket.socket
-    channel: VsockChannel | socket.socket
-    """The guest's vsock address, or our end of its data port."""
+    channel: VsockChannel | VsockDevice | socket.socket
+    """The guest's vsock address or device, or our end of its data port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +97,25 @@ async def launch(order: Order) -> Launched:
         ends = _Ends(monitor_end, console_end, control_end, data_end)
         tpm, tpm_end = await _start_tpm(order, theirs)
         disk = await _open_disk(order, ours)
-        channel = _channel(order, data_end)
+        device, device_end = await _start_vsock_device(order, theirs)
+        channel = _channel(order, data_end) if device_end is None else VhostUserVsockChannel(device_end)
         shape = _shape(order, ends, channel, tpm_end, disk)
         inherited = [monitor_end, console_end, control_end, data_end, *order.files.values()]
-        inherited += [descriptor for descriptor in (tpm_end, disk) if descriptor is not None]
-        qemu = Child("QEMU", arguments(shape), inherited)
+        inherited += [descriptor for descriptor in (tpm_end, disk, device_end) if descriptor is not None]
+        try:
+            qemu = Child("QEMU", arguments(shape), inherited)
+        except MachineError:
+            if device is not None:
+                # The TPM ends with QEMU's end of its socket; this would wait for another QEMU.
+                await device.child.end(0)
+                device.close()
+            raise
         ours.pop_all()
+    reached: VsockChannel | VsockDevice | socket.socket = device or data
     if isinstance(channel, VsockChannel):
+        reached = channel
+    if reached is not data:
         data.close()
-    reached = channel if isinstance(channel, VsockChannel) else data
     return Launched(qemu, tpm, disk, monitor, console, control, reached)
 
 
@@ -110,6 +128,15 @@ async def _start_tpm(order: Order, theirs: contextlib.ExitStack) -> tuple[Child 
     await asyncio.to_thread(software_tpm.manufacture, order.machine.swtpm, state)
     tpm, channel = software_tpm.start(order.machine.swtpm, state)
     return tpm, theirs.enter_context(channel).fileno()
+
+
+async def _start_vsock_device(
+    order: Order, theirs: contextlib.ExitStack
+) -> tuple[VsockDevice, int] | tuple[None, None]:
+    if channel_kind(order.machine, order.spec) is not GuestChannel.VSOCK or not order.machine.vsock_device:
+        return None, None
+    device, connection = await vsock_device.start(order.machine.vsock_device, order.state)
+    return device, theirs.enter_context(connection).fileno()
 
 
 async def _open_disk(order: Order, ours: contextlib.ExitStack) -> int | None:

@@ -13,15 +13,16 @@ from typing import Final
 
 from app_loader.oom import OomKills
 from keep_loader.errors import MachineError
-from keep_loader.machine.children import exit_text
+from keep_loader.machine.children import Child, exit_text
 from keep_loader.machine.console import Console
 from keep_loader.machine.control import Control
-from keep_loader.machine.dialling import VsockAddress, dial
+from keep_loader.machine.dialling import KeepAddress, VsockAddress, dial
 from keep_loader.machine.launch import Launched
 from keep_loader.machine.monitor import Monitor
 from keep_loader.machine.multiplexed import MultiplexedChannel
 from keep_loader.machine.network import MachineNetwork
 from keep_loader.machine.streams import Stream
+from keep_loader.machine.vsock_device import VsockDevice
 from keep_protocol.channel import NETWORK_SERVICE, PORT_SERVICE
 from keep_protocol.guest_control import VSOCK_PORT, Command, GuestConfiguration, Stop
 
@@ -50,6 +51,7 @@ class RunningMachine:
         """
         self._qemu = launched.qemu
         self._tpm = launched.tpm
+        self._device = launched.channel.child if isinstance(launched.channel, VsockDevice) else None
         self._console = Console()
         self._monitor = Monitor(launched.monitor)
         self._control = Control(launched.control, publish=publish, heartbeat=heartbeat)
@@ -84,7 +86,11 @@ class RunningMachine:
             self._closing.callback(multiplexed.close)
             self._carrying = asyncio.create_task(multiplexed.run())
             return multiplexed.dial
-        address = VsockAddress(launched.channel.context, VSOCK_PORT)
+        if isinstance(launched.channel, VsockDevice):
+            self._closing.callback(launched.channel.close)
+            address: KeepAddress = launched.channel.address
+        else:
+            address = VsockAddress(launched.channel.context, VSOCK_PORT)
         return lambda: dial(address)
 
     @property
@@ -98,7 +104,7 @@ class RunningMachine:
         Returns when the machine ended because it was told to. Raises `MachineError` with the reason else.
         """
         conversation = asyncio.create_task(self._converse(configuration, ready))
-        ends = [asyncio.create_task(child.ended()) for child in (self._qemu, self._tpm) if child is not None]
+        ends = [asyncio.create_task(child.ended()) for child in self.programs()]
         talks = [task for task in (conversation, self._carrying) if task is not None]
         try:
             # A guest that hangs up says nothing by it: its machine is about to end. One that talks nonsense does.
@@ -151,10 +157,13 @@ class RunningMachine:
     def last_words(self) -> list[str]:
         """What the console showed last, and what QEMU and the TPM said: for the log of a keep that failed."""
         words = [f"console: {line}" for line in self._console.last_lines(_CONSOLE_LINES)]
-        for child in (self._qemu, self._tpm):
-            if child is not None:
-                words += [f"{child.name}: {line}" for line in child.said.last_lines(_PROGRAM_LINES)]
+        for child in self.programs():
+            words += [f"{child.name}: {line}" for line in child.said.last_lines(_PROGRAM_LINES)]
         return words
+
+    def programs(self) -> tuple[Child, ...]:
+        """QEMU first: what others serve it with ends after it."""
+        return tuple(child for child in (self._qemu, self._tpm, self._device) if child is not None)
 
     async def _converse(self, configuration: GuestConfiguration, ready: Callable[[], None]) -> None:
         with contextlib.suppress(OSError):
@@ -162,9 +171,8 @@ class RunningMachine:
             await self._control.follow(ready)
 
     async def _end_programs(self) -> None:
-        await self._qemu.end(_KILL_PATIENCE)
-        if self._tpm is not None:
-            await self._tpm.end(_KILL_PATIENCE)
+        for child in self.programs():
+            await child.end(_KILL_PATIENCE)
 
     def _reason(self) -> str:
         """Why the machine is gone, the most telling first."""
@@ -179,6 +187,8 @@ class RunningMachine:
         status = self._qemu.status
         if status is None and self._tpm is not None and self._tpm.status is not None:
             return f"tpm-died: swtpm ended with {exit_text(self._tpm.status)}"
+        if status is None and self._device is not None and self._device.status is not None:
+            return f"channel-died: vhost-device-vsock ended with {exit_text(self._device.status)}"
         if status == -signal.SIGKILL and self._oom.claim():
             return "memory: the kernel killed QEMU at the memory limit of the keep's unit"
         return f"qemu-died: QEMU ended with {exit_text(status or 0)}"

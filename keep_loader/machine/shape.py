@@ -23,7 +23,14 @@ class VsockChannel:
     context: int
 
 
-DataChannel: TypeAlias = SerialChannel | VsockChannel
+@dataclass(frozen=True, slots=True)
+class VhostUserVsockChannel:
+    """A vsock device in a program beside QEMU, vhost-device-vsock; `descriptor` is connected to it."""
+
+    descriptor: int
+
+
+DataChannel: TypeAlias = SerialChannel | VsockChannel | VhostUserVsockChannel
 
 
 @dataclass(frozen=True, slots=True)

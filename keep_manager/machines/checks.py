@@ -19,15 +19,15 @@ _NITRO_QEMU: Final = (11, 0, 0)
 _OLDEST_QEMU: Final = (7, 2, 0)
 _SNP_TYPE, _TDX_TYPE = 1 << 4, 1 << 5
 
-_ADVISORY: Final = frozenset({"kvm"})
-"""Checks that machines of these kinds do without, only more slowly."""
+_ADVISORY: Final = frozenset({"kvm", "vsock"})
+"""Checks that machines of these kinds do without: more slowly, or in another way."""
 
 
 def machine_backends(survey: Survey) -> tuple[BackendInfo, ...]:
     """Every kind of machine, in the order in which they trust the host less."""
     return (
-        _info(Backend.QEMU, (*_base(survey), _disk(survey), _kvm(survey))),
-        _info(Backend.QEMU_VTPM, (*_base(survey), _disk(survey), _kvm(survey), *_vtpm(survey))),
+        _info(Backend.QEMU, (*_base(survey), _disk(survey), _kvm(survey), _vsock(survey))),
+        _info(Backend.QEMU_VTPM, (*_base(survey), _disk(survey), _kvm(survey), _vsock(survey), *_vtpm(survey))),
         _info(Backend.SNP, tuple(_snp(survey)), advisory=frozenset()),
         _info(Backend.TDX, tuple(_tdx(survey)), advisory=frozenset()),
         _info(Backend.NITRO, tuple(_nitro(survey)), advisory=frozenset()),
@@ -38,6 +38,16 @@ def accelerator(survey: Survey) -> Accelerator:
     """KVM where a guest of it was fast, and QEMU's translator everywhere else."""
     usable = survey.processor.kvm.usable and not survey.devices["dev/kvm"].problem
     return Accelerator.KVM if usable else Accelerator.TCG
+
+
+def kernel_vsock(survey: Survey) -> bool:
+    """Whether the host's kernel makes vsock devices for machines."""
+    return not survey.devices["dev/vhost-vsock"].problem and _has_device(survey, "vhost-vsock-pci")
+
+
+def program_vsock(survey: Survey) -> bool:
+    """Whether vhost-device-vsock does."""
+    return not survey.vsock_device_problem and _has_device(survey, "vhost-user-vsock-pci")
 
 
 def failed_check(info: BackendInfo) -> Check | None:
@@ -96,6 +106,21 @@ def _kvm(survey: Survey) -> Check:
     else:
         problem = device.problem
     return _check("kvm", not problem, speed, f"{problem}; without it machines are translated (TCG), more slowly")
+
+
+def _vsock(survey: Survey) -> Check:
+    if kernel_vsock(survey):
+        return Check("vsock", True, f"{survey.devices['dev/vhost-vsock'].path}")
+    if program_vsock(survey):
+        return Check("vsock", True, f"{survey.settings.vhost_device_vsock}, {survey.vsock_device}")
+    problems = (survey.devices["dev/vhost-vsock"].problem, survey.vsock_device_problem)
+    found = "; ".join(problem or "this QEMU has no such device" for problem in problems)
+    remedy = "load the module `vhost_vsock`, or install the package `vhost-device-vsock`"
+    return Check("vsock", False, "", f"{found}: {remedy}; without them connections share a port of virtio-serial")
+
+
+def _has_device(survey: Survey, name: str) -> bool:
+    return isinstance(survey.qemu, QemuFeatures) and name in survey.qemu.devices
 
 
 def _vtpm(survey: Survey) -> Iterator[Check]:

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from keep_manager.errors import GuestImageError, MachineUnavailableError
-from keep_manager.machines.checks import accelerator, machine_backends
+from keep_manager.machines.checks import accelerator, kernel_vsock, machine_backends, program_vsock
 from keep_manager.machines.settings import MachineSettings
 from keep_manager.machines.survey import Survey, Surveyor
 from keep_protocol.machine import FIRMWARE_FD, WITH_DISK, Machine, guest_processors
@@ -80,11 +80,13 @@ class Machines:
                     raise MachineUnavailableError(f"the firmware {firmware}: {error.strerror}") from None
             stack.pop_all()
         encryption = survey.processor.encryption
+        by_program = program_vsock(survey) and not kernel_vsock(survey) and spec.backend in WITH_DISK
         machine = Machine(
             qemu=str(self._settings.qemu),
             accelerator=accelerator(survey),
             command_line=image.manifest.command_line,
-            channel=GuestChannel.SERIAL if survey.devices["dev/vhost-vsock"].problem else GuestChannel.VSOCK,
+            channel=GuestChannel.VSOCK if kernel_vsock(survey) or by_program else GuestChannel.SERIAL,
+            vsock_device=str(self._settings.vhost_device_vsock) if by_program else "",
             mke2fs=str(self._settings.mke2fs) if spec.backend in WITH_DISK else "",
             swtpm=str(self._settings.swtpm) if spec.backend is Backend.QEMU_VTPM else "",
             encryption_bit=encryption.encryption_bit if spec.backend is Backend.SNP else 0,

@@ -14,6 +14,7 @@ _PATHS: Final = {
     "qemu": "/usr/bin/qemu-system-x86_64",
     "swtpm": "/usr/bin/swtpm",
     "mke2fs": "/usr/sbin/mke2fs",
+    "vhost_device_vsock": "/usr/bin/vhost-device-vsock",
     "firmware": "/usr/share/ovmf/OVMF.fd",
     "snp_firmware": "/usr/share/ovmf/OVMF.amdsev.fd",
     "tdx_firmware": "/usr/share/ovmf/OVMF.fd",
@@ -35,6 +36,8 @@ class MachineSettings:
     qemu: Path = Path(_PATHS["qemu"])
     swtpm: Path = Path(_PATHS["swtpm"])
     mke2fs: Path = Path(_PATHS["mke2fs"])
+    vhost_device_vsock: Path = Path(_PATHS["vhost_device_vsock"])
+    """Makes vsock devices where the host's kernel makes none. Machines do without, if it is not there."""
     firmware: Path = Path(_PATHS["firmware"])
     """For machines whose start a TPM measures."""
     snp_firmware: Path = Path(_PATHS["snp_firmware"])
@@ -47,7 +50,7 @@ class MachineSettings:
 def parse_machines(table: dict[str, Any]) -> MachineSettings:
     """The table, checked. Raises `ConfigurationError`."""
     paths = {name: _path(table, name, default) for name, default in _PATHS.items()}
-    for name in ("qemu", "swtpm", "mke2fs"):
+    for name in ("qemu", "swtpm", "mke2fs", "vhost_device_vsock"):
         if any(paths[name].is_relative_to(folder) for folder in _HIDDEN):
             raise ConfigurationError(
                 f"`machines.{name}` is {paths[name]}, which keeps do not see: install it below /usr or /opt"

@@ -73,6 +73,9 @@ class Survey:
     swtpm: str
     """Its version, or why there is none, after `swtpm_problem`."""
     swtpm_problem: str
+    vsock_device: str
+    """Version of vhost-device-vsock, or why there is none, after `vsock_device_problem`."""
+    vsock_device_problem: str
     image: GuestImage | str
     devices: dict[str, Device]
     parameters: dict[str, str | None]
@@ -99,12 +102,15 @@ class Surveyor:
         if self._processor is None:
             self._processor = probe_processor()
         swtpm, swtpm_problem = self._swtpm()
+        vsock_device, vsock_device_problem = _version(self._settings.vhost_device_vsock)
         return Survey(
             settings=self._settings,
             qemu=self._qemu(),
             processor=self._processor,
             swtpm=swtpm,
             swtpm_problem=swtpm_problem,
+            vsock_device=vsock_device,
+            vsock_device_problem=vsock_device_problem,
             image=self._image(),
             devices={name: self._device(name) for name in DEVICES},
             parameters={name: self._parameter(name) for name in PARAMETERS},
@@ -130,10 +136,7 @@ class Surveyor:
         for needed in (program, setup):
             if not os.access(needed, os.X_OK):
                 return "", f"{needed} is not there"
-        try:
-            return ask([str(program), "--version"]).strip().splitlines()[0][:80], ""
-        except (ProgramError, IndexError) as error:
-            return "", str(error)
+        return _version(program)
 
     def _image(self) -> GuestImage | str:
         try:
@@ -161,6 +164,18 @@ class Surveyor:
             return (self._root / "sys/module" / module / "parameters" / parameter).read_text().strip()
         except OSError:
             return None
+
+
+def _version(program: Path) -> tuple[str, str]:
+    """What it says of itself, or why it is of no use."""
+    if not os.access(program, os.X_OK):
+        return "", f"{program} is not there"
+    try:
+        return ask([str(program), "--version"]).strip().splitlines()[0][:80], ""
+    except ProgramError as error:
+        return "", str(error)
+    except IndexError:
+        return "", f"{program} says no version"
 
 
 def probe_processor() -> ProcessorResult:

@@ -12,7 +12,7 @@ import pytest
 
 from keep_loader.errors import MachineError
 from keep_loader.machine.command_line import arguments, spec_config_id
-from keep_loader.machine.shape import EncryptedMemory, MachineShape, SerialChannel, VsockChannel
+from keep_loader.machine.shape import EncryptedMemory, MachineShape, SerialChannel, VhostUserVsockChannel, VsockChannel
 from keep_protocol.machine import Accelerator
 from keep_protocol.states import Backend
 
@@ -50,9 +50,10 @@ TDX = replace(
     channel=VsockChannel(42),
     quote_socket="/run/qgs.socket",
 )
+BY_PROGRAM = replace(PLAIN, channel=VhostUserVsockChannel(8))
 DISK = replace(PLAIN, disk="/proc/self/fd/13")
 NITRO = replace(PLAIN, backend=Backend.NITRO, accelerator=Accelerator.NITRO, channel=VsockChannel(16))
-ALL = [PLAIN, DISK, VTPM, SNP, TDX, NITRO]
+ALL = [PLAIN, BY_PROGRAM, DISK, VTPM, SNP, TDX, NITRO]
 
 
 def values(shape: MachineShape, option: str) -> list[str]:
@@ -104,6 +105,15 @@ def test_a_guest_that_panics_ends_its_machine(shape: MachineShape) -> None:
 def test_a_machine_without_kvm_is_translated_for_a_processor_that_has_what_python_needs() -> None:
     assert value(PLAIN, "-accel").startswith("tcg,thread=multi")
     assert value(PLAIN, "-cpu") == "max,-erms,-fsrm"
+
+
+def test_a_vsock_device_beside_qemu_shares_the_guests_memory() -> None:
+    assert value(BY_PROGRAM, "-machine").endswith(",memory-backend=ram")
+    (memory,) = [value for value in values(BY_PROGRAM, "-object") if value.startswith("memory-backend-")]
+    assert memory == "memory-backend-memfd,id=ram,size=512M,share=on,prealloc=off"
+    assert "socket,id=vsock,fd=8" in values(BY_PROGRAM, "-chardev")
+    assert "vhost-user-vsock-pci,chardev=vsock" in values(BY_PROGRAM, "-device")
+    assert not any("org.wasmkeep.data" in value for value in values(BY_PROGRAM, "-device"))
 
 
 def test_a_machine_with_kvm_has_the_processor_of_its_host() -> None:

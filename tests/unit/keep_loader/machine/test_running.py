@@ -13,7 +13,7 @@ import pytest
 
 from keep_client.specs import new_spec
 from keep_loader.errors import MachineError
-from keep_loader.machine import running
+from keep_loader.machine import running, vsock_device
 from keep_loader.machine.disk import DISK_FILE
 from keep_loader.machine.launch import Order, launch
 from keep_loader.machine.running import RunningMachine
@@ -24,6 +24,7 @@ from keep_protocol.machine import FIRMWARE_FD, INITRAMFS_FD, KERNEL_FD, Accelera
 from keep_protocol.spec import Principal, canonical
 from keep_protocol.states import Backend, GuestChannel, KeepRole
 from tests.unit.keep_loader.machine.fake_qemu import CERTIFICATE, qemu_program
+from tests.unit.keep_loader.machine.fake_vsock_device import vsock_program
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -38,7 +39,13 @@ class Scene:
     """One machine and what came of it."""
 
     def __init__(
-        self, folder: Path, behaviour: str, *, qemu: str | None = None, backend: Backend = Backend.QEMU
+        self,
+        folder: Path,
+        behaviour: str,
+        *,
+        qemu: str | None = None,
+        backend: Backend = Backend.QEMU,
+        vsock_device: str = "",
     ) -> None:
         self.folder = folder
         self.spec = new_spec(
@@ -50,7 +57,8 @@ class Scene:
             qemu=qemu or qemu_program(folder),
             accelerator=Accelerator.TCG,
             command_line=behaviour,
-            channel=GuestChannel.SERIAL,
+            channel=GuestChannel.VSOCK if vsock_device else GuestChannel.SERIAL,
+            vsock_device=vsock_device,
             mke2fs="/usr/sbin/mke2fs",
             swtpm=shutil.which("swtpm") or "",
         )
@@ -97,7 +105,7 @@ class Scene:
             domain="test",
             names=(),
         )
-        return GuestConfiguration(GUEST_PROTOCOL_VERSION, configuration, "ab" * 16, GuestChannel.SERIAL)
+        return GuestConfiguration(GUEST_PROTOCOL_VERSION, configuration, "ab" * 16, self.machine.channel)
 
 
 async def stop(machine: RunningMachine) -> None:
@@ -228,3 +236,55 @@ def test_a_second_machine_on_the_disk_of_one_that_runs_is_refused_and_the_first_
         f"disk-in-use: another machine has {second / DISK_FILE}: end it, or give each keep a disk of its own"
     ]
     assert echoed == b"word"
+
+
+def test_connections_reach_a_guest_by_a_vsock_device_and_nothing_of_it_is_left(tmp_path: Path) -> None:
+    received: list[bytes] = []
+
+    async def talk(machine: RunningMachine) -> None:
+        for word in (b"one", b"another"):
+            stream = await machine.dial()
+            await stream.write(word)
+            received.append(await stream.read())
+            stream.close()
+        await machine.stop()
+
+    folder = tmp_path / "vsock"
+    folder.mkdir()
+    (folder / "device").touch()
+    asyncio.run(Scene(tmp_path, "", vsock_device=vsock_program(tmp_path)).play(talk))
+    assert received == [b"one", b"another"]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_vsock_device_that_dies_ends_its_machine_and_is_named(tmp_path: Path) -> None:
+    async def kill(machine: RunningMachine) -> None:
+        _, device = machine.programs()
+        os.kill(device.pid, signal.SIGKILL)
+
+    scene = Scene(tmp_path, "", vsock_device=vsock_program(tmp_path))
+    assert failure(scene, kill) == "channel-died: vhost-device-vsock ended with killed by SIGKILL"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("echo no such option; exit 2", "vhost-device-vsock ended at once: no such option"),
+        ("exec sleep 60", "vhost-device-vsock does not listen within 0.2 s"),
+    ],
+)
+def test_a_vsock_device_that_does_not_start_is_told_with_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, reason: str
+) -> None:
+    if "sleep" in program:
+        monkeypatch.setattr(vsock_device, "_START_SECONDS", 0.2)
+    device = tmp_path / "device"
+    device.write_text(f"#!/bin/sh\n{program}\n")
+    device.chmod(0o755)
+    assert failure(Scene(tmp_path, "", vsock_device=str(device))) == f"channel-died: {reason}"
+
+
+def test_a_qemu_that_does_not_start_takes_its_vsock_device_along(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "", qemu="/nonexistent/qemu", vsock_device=vsock_program(tmp_path))
+    assert "QEMU cannot be started" in failure(scene)
+    assert list((tmp_path / "vsock").iterdir()) == []

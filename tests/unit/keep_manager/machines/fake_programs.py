@@ -6,7 +6,15 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-DEVICES = ("virtio-serial-pci", "virtserialport", "virtio-rng-pci", "pvpanic", "tpm-crb", "vhost-vsock-pci")
+DEVICES = (
+    "virtio-serial-pci",
+    "virtserialport",
+    "virtio-rng-pci",
+    "pvpanic",
+    "tpm-crb",
+    "vhost-vsock-pci",
+    "vhost-user-vsock-pci",
+)
 
 
 def write_program(path: Path, script: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keep_manager.machines.checks import accelerator, failed_check, machine_backends
+from keep_manager.machines.checks import accelerator, failed_check, kernel_vsock, machine_backends, program_vsock
 from keep_manager.machines.guest_image import GuestImages
 from keep_manager.machines.qemu_features import QemuFeatures
 from keep_manager.machines.settings import MachineSettings
@@ -50,6 +50,8 @@ def best(tmp_path: Path) -> Survey:
         processor=ProcessorResult(FAST, Encryption(snp=True, encryption_bit=51, lost_address_bits=1)),
         swtpm="TPM emulator version 0.10",
         swtpm_problem="",
+        vsock_device="vhost-device-vsock 0.3.0",
+        vsock_device_problem="",
         image=image,
         devices={name: Device(Path("/", name), "") for name in DEVICES},
         parameters=dict.fromkeys(PARAMETERS, "Y"),
@@ -110,6 +112,42 @@ def test_a_fast_kvm_that_keeps_may_not_open_is_not_used(best: Survey) -> None:
     survey = replace(best, devices={**best.devices, "dev/kvm": closed})
     assert accelerator(survey) is Accelerator.TCG
     assert "closed to the users of keeps" in the_lack_of_kvm(survey).message
+
+
+def vsock(survey: Survey) -> Check:
+    found = info(survey, Backend.QEMU)
+    assert found.available
+    return next(check for check in found.checks if check.name == "vsock")
+
+
+def without_kernel_vsock(survey: Survey) -> Survey:
+    missing = Device(Path("/dev/vhost-vsock"), "/dev/vhost-vsock: No such file or directory")
+    return replace(survey, devices={**survey.devices, "dev/vhost-vsock": missing})
+
+
+def test_the_kernels_vsock_goes_before_that_of_a_program(best: Survey) -> None:
+    assert (kernel_vsock(best), program_vsock(best)) == (True, True)
+    assert vsock(best) == Check("vsock", True, "/dev/vhost-vsock")
+    survey = without_kernel_vsock(best)
+    assert (kernel_vsock(survey), program_vsock(survey)) == (False, True)
+    assert vsock(survey) == Check("vsock", True, "/usr/bin/vhost-device-vsock, vhost-device-vsock 0.3.0")
+
+
+def test_machines_without_vsock_start_all_the_same_and_say_how_they_are_reached(best: Survey) -> None:
+    missing = "/usr/bin/vhost-device-vsock is not there"
+    survey = replace(without_kernel_vsock(best), vsock_device="", vsock_device_problem=missing)
+    assert (kernel_vsock(survey), program_vsock(survey)) == (False, False)
+    failed = vsock(survey)
+    assert not failed.passed
+    assert failed.message.startswith(f"/dev/vhost-vsock: No such file or directory; {missing}: ")
+    assert "virtio-serial" in failed.message
+
+
+def test_a_vsock_for_which_qemu_has_no_device_is_not_used(best: Survey) -> None:
+    without = NEWEST.devices - {"vhost-vsock-pci", "vhost-user-vsock-pci"}
+    survey = replace(best, qemu=replace(NEWEST, devices=without))
+    assert (kernel_vsock(survey), program_vsock(survey)) == (False, False)
+    assert "this QEMU has no such device" in vsock(survey).message
 
 
 @pytest.mark.parametrize("backend", [Backend.SNP, Backend.TDX])
