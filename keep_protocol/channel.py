@@ -269,6 +269,8 @@ class Multiplexer:
             raise ChannelError(f"a frame has at most {MAX_PAYLOAD} bytes, not {length}")
         if not self._greeted and (kind != FrameType.HELLO or length != len(_MAGIC)):
             raise ChannelError("the channel does not begin with a greeting: something else uses the port")
+        if kind not in _KINDS:
+            raise ChannelError(f"there is no frame of type {kind}")
         if kind == FrameType.DATA:
             self._check_data(stream, length)
         return _Frame(kind, stream, length)
@@ -288,8 +290,6 @@ class Multiplexer:
             return None
         if kind == FrameType.OPEN:
             return self._accept(stream, payload)
-        if kind not in _HANDLERS:
-            raise ChannelError(f"there is no frame of type {kind}")
         state = self._opened(kind, stream)
         if state is None:
             # It was sent before the peer knew that the stream is over.
@@ -377,6 +377,7 @@ class Multiplexer:
 
 _FIRST_STREAM: Final = {Role.HOST: 1, Role.GUEST: 2}
 _PEER: Final = {Role.HOST: Role.GUEST, Role.GUEST: Role.HOST}
+_KINDS: Final = frozenset(FrameType)
 _HANDLERS: Final = {
     FrameType.CREDIT: Multiplexer._take_credit,
     FrameType.END: Multiplexer._take_end,

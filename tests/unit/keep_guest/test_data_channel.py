@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import selectors
 import socket
 from collections.abc import Callable, Iterator
@@ -10,7 +11,18 @@ from dataclasses import dataclass, field
 import pytest
 
 from keep_guest.data_channel import DataChannel
-from keep_protocol.channel import KEEP_SERVICE, WINDOW, Aborted, Ended, Event, Multiplexer, Received, Role
+from keep_protocol.channel import (
+    KEEP_SERVICE,
+    MAX_PAYLOAD,
+    MAX_STREAMS,
+    WINDOW,
+    Aborted,
+    Ended,
+    Event,
+    Multiplexer,
+    Received,
+    Role,
+)
 
 
 @dataclass
@@ -135,6 +147,61 @@ def test_an_app_loader_that_reads_nothing_stops_the_host_and_nobody_else(channel
     assert channel.host.writable(stalled) > 0
 
 
+def test_an_app_loader_that_reads_late_gets_every_byte_in_order(channel: Channel) -> None:
+    # Several times what sockets and the window hold, so that it is passed on at once, kept, and passed on later.
+    content = random.Random(1).randbytes(3 * 1024 * 1024)
+    stream = channel.host.open(KEEP_SERVICE)
+    sent, taken, stalled = 0, bytearray(), 0
+    while len(taken) < len(content):
+        count = channel.host.send(stream, content[sent : sent + 100_000]) if sent < len(content) else 0
+        sent += count
+        channel.turn()
+        stalled = 0 if count else stalled + 1
+        if not count:
+            taken += channel.inner[0].recv(70_000)
+        assert stalled < 1000
+    assert taken == content
+
+
+def test_what_the_port_tears_into_single_bytes_arrives_whole(channel: Channel) -> None:
+    stream = channel.host.open(KEEP_SERVICE)
+    channel.host.send(stream, b"request")
+    channel.host.end(stream)
+    while data := channel.host.output(1):
+        channel.host.written(channel.port.send(data))
+        channel._serve()
+    assert channel.inner[0].recv(100) == b"request"
+    assert channel.inner[0].recv(100) == b""
+
+
+def test_a_host_that_goes_within_a_frame_may_begin_anew(channel: Channel) -> None:
+    stream = channel.host.open(KEEP_SERVICE)
+    channel.turn()
+    channel.host.send(stream, b"never whole")
+    channel.port.send(channel.host.output(12))
+    channel._serve()
+    assert channel.inner[0].recv(100) == b"neve"
+    # virtio-serial has no other way to say that the host is gone than an empty read; a socket has none to come back.
+    channel.guest._begin_anew(watch=True)
+    assert channel.inner[0].recv(100) == b""
+    channel.host = Multiplexer(Role.HOST)
+    channel.host.send(channel.host.open(KEEP_SERVICE), b"again")
+    channel.turn()
+    assert channel.inner[1].recv(100) == b"again"
+
+
+def test_a_host_that_opens_too_many_streams_is_refused_one_by_one(channel: Channel) -> None:
+    for _ in range(MAX_STREAMS):
+        channel.host.open(KEEP_SERVICE)
+    channel.turn()
+    # A host of another make would count otherwise.
+    channel.host._streams.clear()
+    excess = channel.host.open(KEEP_SERVICE)
+    channel.turn()
+    assert channel.events == [Aborted(excess, f"{MAX_STREAMS} streams are open")]
+    assert len(channel.inner) == MAX_STREAMS
+
+
 def test_a_host_that_takes_nothing_stops_the_app_loader(channel: Channel) -> None:
     channel.host.open(KEEP_SERVICE)
     channel.turn()
@@ -173,7 +240,11 @@ def test_a_stream_that_the_host_gives_up_closes_its_connection(channel: Channel)
     assert channel.inner[0].recv(100) == b""
 
 
-@pytest.mark.parametrize("garbage", [b"\xff" * 100, b"\x03\x00\x00\x01\x00\x00\x00\x09x"])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\xff" * 100, b"\x03\x00\x00\x01\x00\x00\x00\x09x", b"GET / HTTP/1.1\r\nHost: keep\r\n\r\n"],
+    ids=["noise", "a stream that nobody opened", "HTTP"],
+)
 def test_a_host_that_breaks_the_framing_ends_every_connection_and_may_begin_anew(
     channel: Channel, garbage: bytes
 ) -> None:
@@ -190,6 +261,23 @@ def test_a_host_that_breaks_the_framing_ends_every_connection_and_may_begin_anew
     channel.host.send(stream, b"again")
     channel.turn()
     assert channel.inner[1].recv(100) == b"again"
+
+
+def test_a_host_that_does_not_wait_for_credit_is_given_up_before_it_fills_memory(channel: Channel) -> None:
+    channel.host.open(KEEP_SERVICE)
+    channel.turn()
+    frame = b"\x03\x00\x80\x00\x00\x00\x00\x01" + bytes(MAX_PAYLOAD)
+    left, sent = frame, 0
+    while not channel.guest.broken:
+        count = channel.port.send(left)
+        left, sent = left[count:] or frame, sent + count
+        channel._serve()
+    # The window, and what the app-loader's socket holds.
+    assert sent < 2 * WINDOW + 2 * 1024 * 1024
+    taken = 0
+    while data := channel.inner[0].recv(1 << 20):
+        taken += len(data)
+    assert taken < sent
 
 
 def test_a_host_that_goes_ends_every_connection_without_spinning(channel: Channel) -> None:
