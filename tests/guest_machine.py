@@ -202,9 +202,17 @@ def _await_file(path: Path, process: subprocess.Popen[bytes]) -> None:
 
 def _connect(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
     _await_file(path, process)
+    deadline = time.monotonic() + PATIENCE
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(str(path))
-    return connection
+    while True:
+        try:
+            connection.connect(str(path))
+        except ConnectionRefusedError:
+            # It has a name before anybody listens.
+            assert time.monotonic() < deadline, f"nobody listens at {path.name}"
+            time.sleep(0.01)
+        else:
+            return connection
 
 
 class Forwarder:
