@@ -58,9 +58,13 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "a channel that tears": (
         f"{LOADER}/test_multiplexed.py::test_a_channel_that_tears_breaks_its_connections",
         "unit/keep_guest/test_data_channel.py::test_a_host_that_goes_ends_every_connection_without_spinning",
+        "unit/keep_guest/test_data_channel.py::test_a_host_that_goes_within_a_frame_may_begin_anew",
+        f"{LOADER}/test_running.py::test_a_vsock_device_that_dies_ends_its_machine_and_is_named",
     ),
     "a channel that floods": (
         f"{LOADER}/test_multiplexed.py::test_a_guest_that_floods_is_given_up_before_it_fills_memory",
+        "unit/keep_guest/test_data_channel.py"
+        "::test_a_host_that_does_not_wait_for_credit_is_given_up_before_it_fills_memory",
         f"{LOADER}/test_console.py::test_what_a_guest_floods_it_with_does_not_grow_it",
         "system/test_machine_channel.py"
         "::test_a_workload_that_floods_its_output_ends_at_its_limit_and_others_are_served",
