@@ -65,13 +65,14 @@ def run(
     publish: Callable[[str], None],
     heartbeat: Callable[[], None],
     heartbeat_interval: float | None,
+    rehearsed: bool = False,
 ) -> int:
     """Serve the keep until SIGTERM; the process's exit status.
 
     `devices` are descriptors of the hand-over by name. `host` is the folder with the host's revocation lists, `broker`
     the socket of its network broker, which is there if the spec names any network. `publish`
     gets the certificate (PEM) when the keep can be reached, and every renewed one. `heartbeat` is called every
-    `heartbeat_interval` seconds.
+    `heartbeat_interval` seconds. `rehearsed`: this process was forked from one that has used what all keeps use.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     spec = decode_spec(configuration.spec.encode())
@@ -82,7 +83,8 @@ def run(
         # What is used for the first time after the fork, server and runner have twice. So all is used once before,
         # with a key that is thrown away.
         event_loop.get_loop()
-        Trust(Identity(configuration.id, configuration.domain, configuration.names), principals)
+        if not rehearsed:
+            Trust(Identity(configuration.id, configuration.domain, configuration.names), principals)
         # Before the runner makes areas that are missing: one may only wait to be put into its place.
         prepare_areas(state / "files")
         # Before there is the key: what forks now, and all runs after it, never have it in memory.

@@ -10,11 +10,9 @@ from typing import Final
 from keep_guest.errors import GuestError
 from keep_protocol.guest_control import (
     Command,
-    GuestConfiguration,
     GuestEvent,
     LineReader,
     decode_command,
-    decode_configuration,
     encode_line,
 )
 
@@ -25,7 +23,7 @@ _LAST_WORDS_SECONDS: Final = 2.0
 
 
 class Control:
-    """Lines on the control port. Nothing here blocks but `await_configuration` and `flush`."""
+    """Lines on the control port. Nothing here blocks but `await_line` and `flush`."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -33,17 +31,20 @@ class Control:
         self._early: list[bytes] = []
         self._waiting = bytearray()
 
-    def await_configuration(self, seconds: float) -> GuestConfiguration:
-        """The host's first line. Raises `GuestError`, also when it does not come, or `GuestControlError`."""
-        deadline = time.monotonic() + seconds
+    def await_line(self, seconds: float | None = None) -> bytes:
+        """A line of the host's, before there are commands.
+
+        Raises `GuestError` when it does not come within so many seconds, or `GuestControlError`.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
         while not self._early:
-            if time.monotonic() > deadline:
+            if deadline is not None and time.monotonic() > deadline:
                 raise GuestError(f"the host has sent no configuration within {seconds:.0f} seconds")
             self._early += self._reader.feed(self._read())
             if not self._early:
                 # A port without its host is always readable, and gives nothing.
                 time.sleep(_PAUSE)
-        return decode_configuration(self._early.pop(0))
+        return self._early.pop(0)
 
     def commands(self) -> list[Command] | None:
         """What the host says now; None when it is not there. Raises `GuestControlError`."""

@@ -31,6 +31,7 @@ from keep_protocol.guest_control import (
     Revocations,
     Stop,
     Stopped,
+    decode_first,
 )
 from keep_protocol.spec import KeepSpec, decode_spec, spec_digest
 
@@ -46,12 +47,13 @@ def live() -> None:
     """Returns when the keep is over. File systems are mounted already; raises what it failed with."""
     control = Control(open_port(CONTROL_PORT))
     try:
-        told = control.await_configuration(_CONFIGURATION_SECONDS)
-        spec = _prepare(told)
-        keep = start_keep(told, spec.evidence, machine.make_group(spec.limits.tasks), private=(control.port,))
+        told, cloned = _await_configuration(control)
+        spec = _prepare(told, cloned=cloned)
+        group = machine.bounded_group(spec.limits.tasks)
+        keep = start_keep(told, spec.evidence, group, private=(control.port,), rehearsed=cloned)
         supervision = _Supervision(control, told, keep, networked=spec.network.names_anything)
-        # Encrypted memory cannot be the host's again.
-        supervision.run(give_memory_back=spec.evidence not in _HARDWARE)
+        # Encrypted memory cannot be the host's again, and what a clone has not written is its template's.
+        supervision.run(give_memory_back=not cloned and spec.evidence not in _HARDWARE)
     except (GuestError, GuestControlError, OSError) as error:
         control.send(Failed(str(error)))
         raise
@@ -59,7 +61,17 @@ def live() -> None:
         control.flush()
 
 
-def _prepare(told: GuestConfiguration) -> KeepSpec:
+def _await_configuration(control: Control) -> tuple[GuestConfiguration, bool]:
+    """What comes at once in a machine of its own, and in a template's clone when it is woken; whether it is one."""
+    first = decode_first(control.await_line(_CONFIGURATION_SECONDS))
+    if isinstance(first, GuestConfiguration):
+        return first, False
+    from keep_guest.template import await_waking
+
+    return await_waking(control), True
+
+
+def _prepare(told: GuestConfiguration, *, cloned: bool) -> KeepSpec:
     """Everything that must have happened before the keep's process exists. Raises `GuestError`."""
     raw = told.configuration.spec.encode()
     digest = spec_digest(raw)
@@ -82,7 +94,7 @@ def _prepare(told: GuestConfiguration) -> KeepSpec:
     if told.channel is GuestChannel.VSOCK and not machine.load_modules("vsock"):
         raise GuestError("the machine has no vsock device, which the host's channel needs")
     if told.disk:
-        machine.mount_disk()
+        machine.mount_disk(released=cloned)
     machine.let_read_boot_log()
     _write_revocation_lists(told.revocation_lists)
     return spec

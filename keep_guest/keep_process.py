@@ -66,9 +66,17 @@ class KeepProcess:
 
 
 def start_keep(
-    told: GuestConfiguration, evidence: EvidenceKind | None, group: Path, private: tuple[int, ...]
+    told: GuestConfiguration,
+    evidence: EvidenceKind | None,
+    group: Path,
+    *,
+    private: tuple[int, ...],
+    rehearsed: bool,
 ) -> KeepProcess:
-    """Fork the process of the keep into its control group, without init's `private` descriptors. Raises `OSError`."""
+    """Fork the process of the keep into its control group, without init's `private` descriptors.
+
+    `rehearsed`: as for `app_loader.main.run`. Raises `OSError`.
+    """
     listener = _listen(told.channel)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _MAX_EVENT)
@@ -77,7 +85,7 @@ def start_keep(
         ours.close()
         for descriptor in private:
             os.close(descriptor)
-        _live(told, evidence, group, listener, theirs)
+        _live(told, evidence, group, listener, theirs, rehearsed)
     theirs.close()
     listener.close()
     ours.setblocking(False)
@@ -101,6 +109,7 @@ def _live(
     group: Path,
     listener: socket.socket,
     events: socket.socket,
+    rehearsed: bool,
 ) -> None:
     """Never returns."""
     status = 1
@@ -112,7 +121,7 @@ def _live(
             os.chown(_NITRO_MODULE, KEEP_USER, KEEP_USER)
         # Reports of TDX are made in configfs, whose files belong to root whoever makes the folder.
         become(0 if evidence is EvidenceKind.TDX else KEEP_USER)
-        status = _serve(told, listener, devices, events)
+        status = _serve(told, listener, devices, events, rehearsed)
     except BaseException as error:
         with suppress(OSError):
             events.send(encode_line(Failed(f"{type(error).__name__}: {error}"[:4096])))
@@ -120,7 +129,13 @@ def _live(
         os._exit(status)
 
 
-def _serve(told: GuestConfiguration, listener: socket.socket, devices: dict[str, int], events: socket.socket) -> int:
+def _serve(
+    told: GuestConfiguration,
+    listener: socket.socket,
+    devices: dict[str, int],
+    events: socket.socket,
+    rehearsed: bool,
+) -> int:
     # Only here: init itself stays small.
     from app_loader.main import run
 
@@ -143,6 +158,7 @@ def _serve(told: GuestConfiguration, listener: socket.socket, devices: dict[str,
         publish=publish,
         heartbeat=lambda: _beat(events),
         heartbeat_interval=ALIVE_SECONDS,
+        rehearsed=rehearsed,
     )
 
 

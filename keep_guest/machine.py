@@ -21,9 +21,11 @@ MODULES: Final = Path("/usr/lib/modules")
 
 _MODULE_LISTS: Final = MODULES / "groups.json"
 _DISK: Final = Path("/dev/vda")
+_VIRTIO: Final = Path("/sys/bus/virtio")
 _DISK_SECONDS: Final = 5.0
 _PAUSE: Final = 0.01
 _GROUPS: Final = Path("/sys/fs/cgroup")
+_KEEP_GROUP: Final = _GROUPS / "keep"
 _BOOT_LOG: Final = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 
 _REPORTED_ORDER: Final = Path("/sys/module/page_reporting/parameters/page_reporting_order")
@@ -81,9 +83,27 @@ def give_memory_back() -> None:
         print(f"init: no memory is given back to the host: {error}", file=sys.stderr, flush=True)
 
 
-def mount_disk(device: Path = _DISK) -> None:
-    """The keep's state is on the disk from now on. Raises `GuestError`."""
+def release_disk() -> None:
+    """Let the driver of disks go, and its disk with it: a clone has another one, of another size. Raises `OSError`."""
     load_modules("disk")
+    driver = _VIRTIO / "drivers" / "virtio_blk"
+    for device in driver.glob("virtio*"):
+        (driver / "unbind").write_text(device.name)
+
+
+def _bind_disk() -> None:
+    """Undo `release_disk`: drivers look at every device that has none."""
+    for device in (_VIRTIO / "devices").iterdir():
+        if not (device / "driver").exists():
+            (_VIRTIO / "drivers_probe").write_text(device.name)
+
+
+def mount_disk(device: Path = _DISK, *, released: bool) -> None:
+    """The keep's state is on the disk from now on. `released`: by `release_disk`. Raises `GuestError` or `OSError`."""
+    if released:
+        _bind_disk()
+    else:
+        load_modules("disk")
     deadline = time.monotonic() + _DISK_SECONDS
     while not device.exists():
         if time.monotonic() > deadline:
@@ -108,13 +128,24 @@ def let_read_boot_log() -> None:
         os.chmod(_BOOT_LOG, 0o444)
 
 
-def make_group(tasks: int) -> Path:
-    """A control group for the keep: it counts what the kernel kills for want of memory, and bounds processes."""
+def make_group() -> None:
+    """Make a control group for the keep, in which is counted what the kernel kills for want of memory.
+
+    Raises `SystemCallError`.
+    """
     try:
         (_GROUPS / "cgroup.subtree_control").write_text("+memory +pids")
-        group = _GROUPS / "keep"
-        group.mkdir()
-        (group / "pids.max").write_text(str(tasks))
+        _KEEP_GROUP.mkdir()
     except OSError as error:
         raise SystemCallError(f"no control group can be made: {error}") from None
-    return group
+
+
+def bounded_group(tasks: int) -> Path:
+    """The keep's group, with so many processes at most; made unless it is there. Raises `SystemCallError`."""
+    if not _KEEP_GROUP.exists():
+        make_group()
+    try:
+        (_KEEP_GROUP / "pids.max").write_text(str(tasks))
+    except OSError as error:
+        raise SystemCallError(f"the number of processes cannot be bounded: {error}") from None
+    return _KEEP_GROUP

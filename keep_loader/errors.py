@@ -17,3 +17,7 @@ class LockError(KeepLoaderError):
 
 class MachineError(KeepLoaderError):
     """The keep's virtual machine cannot be started, or has ended without having been asked to."""
+
+
+class CloneError(MachineError):
+    """A template's clone did not come to life; its keep can start from the image instead."""

@@ -13,6 +13,7 @@ from keep_loader.errors import KeepLoaderError
 from keep_loader.lock import lock_state
 from keep_loader.notification import ServiceManager, stored_descriptors
 from keep_protocol.handover import BROKER_SOCKET
+from keep_protocol.machine import MachineStart
 from keep_protocol.names import is_machine_instance
 
 HOST_FOLDER = Path("/tmp/wasmkeep")
@@ -61,13 +62,14 @@ def _run(*, instance: str, environment: dict[str, str]) -> int:
     sandbox_facts = sandbox.facts((*sandbox.code_folders(), state, runtime, host, broker))
     published = False
 
-    def publish(certificate: str) -> None:
+    def publish(certificate: str, start: MachineStart | None = None) -> None:
         nonlocal published
         publication.write_keep_file(
             runtime,
             certificate=certificate,
             invocation=invocation,
             sandbox=sandbox_facts,
+            start=start,
         )
         if not published:
             published = True

@@ -6,6 +6,7 @@ evidence, and everything else decides only how the keep is reached and for how l
 
 from __future__ import annotations
 
+import binascii
 from typing import Final
 
 import msgspec
@@ -52,6 +53,20 @@ class Revocations(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     """PEM."""
 
 
+class Prepare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prepare", tag_field="command"):
+    """The first line for a machine that is to be a template: get everything ready that is no keep's own, and wait."""
+
+
+class Wake(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="wake", tag_field="command"):
+    """The first line for a clone of a template, which has all that the template had, its random state and clock too."""
+
+    entropy: str
+    """At least `MIN_ENTROPY` bytes that no other clone gets, in base64."""
+    clock: int
+    """Nanoseconds since 1970."""
+    configuration: GuestConfiguration
+
+
 class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ready", tag_field="event"):
     """The keep accepts connections."""
 
@@ -80,22 +95,34 @@ class Stopped(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="stop
     """The keep has ended in good order, as it was told to; the machine powers off."""
 
 
+class Prepared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prepared", tag_field="event"):
+    """The machine can be frozen now and be a template: it has no identity, and does nothing until it is woken."""
+
+
+class Awake(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="awake", tag_field="event"):
+    """The clone has taken its own entropy and time, and becomes its keep now."""
+
+
 ALIVE_SECONDS: Final = 2.0
 
+MIN_ENTROPY: Final = 32
+
 Command = Stop | Revocations
-GuestEvent = Ready | Published | Alive | Failed | Stopped
+GuestEvent = Ready | Published | Alive | Failed | Stopped | Prepared | Awake
 
 _encoder = msgspec.json.Encoder()
 _commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 _events: msgspec.json.Decoder[GuestEvent] = msgspec.json.Decoder(GuestEvent)
 _configuration = msgspec.json.Decoder(GuestConfiguration)
+_prepare = msgspec.json.Decoder(Prepare)
+_wake = msgspec.json.Decoder(Wake)
 
 
 class GuestControlError(Exception):
     """A line on the control port is too long, or not what the protocol has there."""
 
 
-def encode_line(message: GuestConfiguration | Command | GuestEvent) -> bytes:
+def encode_line(message: GuestConfiguration | Prepare | Wake | Command | GuestEvent) -> bytes:
     """One message with its newline."""
     return _encoder.encode(message) + b"\n"
 
@@ -106,12 +133,37 @@ def decode_configuration(line: bytes) -> GuestConfiguration:
         configuration = _configuration.decode(line)
     except msgspec.DecodeError as error:
         raise GuestControlError(f"the configuration is not usable: {error}") from None
+    _check_version(configuration)
+    return configuration
+
+
+def decode_first(line: bytes) -> GuestConfiguration | Prepare:
+    """The host's first line to a machine that has just booted. Raises `GuestControlError`."""
+    try:
+        return _prepare.decode(line)
+    except msgspec.DecodeError:
+        return decode_configuration(line)
+
+
+def decode_wake(line: bytes) -> tuple[Wake, bytes]:
+    """The host's first line to a clone, and the entropy in it. Raises `GuestControlError`."""
+    try:
+        wake = _wake.decode(line)
+        entropy = binascii.a2b_base64(wake.entropy, strict_mode=True)
+    except (msgspec.DecodeError, binascii.Error) as error:
+        raise GuestControlError(f"what wakes the clone is not usable: {error}") from None
+    if len(entropy) < MIN_ENTROPY:
+        raise GuestControlError(f"a clone needs {MIN_ENTROPY} bytes of entropy, and got {len(entropy)}")
+    _check_version(wake.configuration)
+    return wake, entropy
+
+
+def _check_version(configuration: GuestConfiguration) -> None:
     if configuration.version != GUEST_PROTOCOL_VERSION:
         raise GuestControlError(
             f"the host speaks version {configuration.version} of the protocol, this image {GUEST_PROTOCOL_VERSION}: "
             "build the image with the same wasmkeep as the host's"
         )
-    return configuration
 
 
 def decode_command(line: bytes) -> Command:

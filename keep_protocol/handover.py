@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from keep_protocol.machine import MACHINE_FDS, Machine
+from keep_protocol.machine import MACHINE_FDS, Machine, MachineStart
 
 PROTOCOL_VERSION = 1
 
@@ -77,10 +77,12 @@ class SandboxFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeepFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`keep.json`: the keep's own word, believed for the certificate and the sandbox facts only."""
+    """`keep.json`: the keep's own word, believed for the certificate, the sandbox facts and its start only."""
 
     version: int
     certificate: str
     """PEM."""
     invocation: str
     sandbox: tuple[SandboxFact, ...]
+    start: MachineStart | None = None
+    """Of a machine that may be a clone."""

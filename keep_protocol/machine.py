@@ -13,8 +13,12 @@ from keep_protocol.states import Backend, GuestChannel
 KERNEL_FD: Final = "kernel"
 INITRAMFS_FD: Final = "initramfs"
 FIRMWARE_FD: Final = "firmware"
-MACHINE_FDS: Final = frozenset({KERNEL_FD, INITRAMFS_FD, FIRMWARE_FD})
-"""Names of the files of a guest image in the hand-over: keeps see nothing of the folder that they are in."""
+TEMPLATE_MEMORY_FD: Final = "template-memory"
+TEMPLATE_STATE_FD: Final = "template-state"
+TEMPLATE_FDS: Final = frozenset({TEMPLATE_MEMORY_FD, TEMPLATE_STATE_FD})
+MACHINE_FDS: Final = frozenset({KERNEL_FD, INITRAMFS_FD, FIRMWARE_FD}) | TEMPLATE_FDS
+"""Names of the files of a guest image and of its template in the hand-over: keeps see nothing of the folders that they
+are in."""
 
 MIN_GUEST_MEMORY: Final = 192 * MiB
 """Below it kernel and initramfs leave no room for a keep."""
@@ -25,6 +29,10 @@ WITH_DISK: Final = frozenset({Backend.QEMU, Backend.QEMU_VTPM})
 machine of trusted hardware counts its host among the enemies."""
 
 
+CLONED: Final = frozenset({Backend.QEMU})
+"""Machines that may start as the clone of a template. All others prove how they were started."""
+
+
 class Accelerator(StrEnum):
     """What runs a machine's instructions."""
 
@@ -32,6 +40,23 @@ class Accelerator(StrEnum):
     TCG = "tcg"
     """QEMU's translator: works everywhere, several times slower."""
     NITRO = "nitro"
+
+
+class StartKind(StrEnum):
+    """How a machine came to life."""
+
+    CLONE = "clone"
+    """From a template's memory."""
+    COLD = "cold"
+    """From the image."""
+
+
+class MachineStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the machine of a keep came to life, of those that may be clones."""
+
+    kind: StartKind
+    reason: str = ""
+    """Why it is no clone."""
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +80,10 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Path of the program, for machines with a disk."""
     quote_socket: str = ""
     """TDX: the socket of the host's quote generation service."""
+    program: str = ""
+    """Which QEMU the template was made by, where one is handed over; see `keep_loader.machine.template`."""
+    why_cold: str = ""
+    """Why there is no template to be cloned, where a machine could be a clone."""
 
 
 def guest_memory(limits: Limits) -> int:

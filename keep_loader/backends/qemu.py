@@ -17,8 +17,9 @@ import msgspec
 from app_loader.revocation import CRL_FILE, MAX_SIZE
 from keep_loader.errors import MachineError
 from keep_loader.machine.forwarder import Forwarder
-from keep_loader.machine.launch import Order, channel_kind, launch
+from keep_loader.machine.launch import Order, channel_kind
 from keep_loader.machine.running import RunningMachine
+from keep_loader.machine.starting import Publish, start_machine
 from keep_protocol.guest_control import (
     GUEST_PROTOCOL_VERSION,
     GuestConfiguration,
@@ -43,13 +44,14 @@ def run(
     host: Path,
     broker: Path,
     invocation: str,
-    publish: Callable[[str], None],
+    publish: Publish,
     heartbeat: Callable[[], None],
     heartbeat_interval: float | None,
 ) -> int:
     """Serve the keep from a machine until SIGTERM or the machine's end; the process's exit status.
 
-    As `app_loader.main.run`. `heartbeat` is called when the keep inside gives a sign of life, however often it is due.
+    As `app_loader.main.run`; `publish` gets how the machine came to life too. `heartbeat` is called when the keep
+    inside gives a sign of life, however often it is due.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if configuration.machine is None:
@@ -80,13 +82,13 @@ async def _serve(
     guest: GuestConfiguration,
     listener: socket.socket,
     revocations: _RevocationList,
-    publish: Callable[[str], None],
+    publish: Publish,
     heartbeat: Callable[[], None],
     broker: Path | None,
 ) -> int:
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
-    machine = RunningMachine(await launch(order), publish=publish, heartbeat=heartbeat, broker=broker)
+    machine, told = await start_machine(order, guest, publish=publish, heartbeat=heartbeat, broker=broker)
     forwarder = Forwarder(listener, machine.dial)
     tasks: list[asyncio.Task[None]] = []
 
@@ -94,7 +96,7 @@ async def _serve(
         tasks.append(asyncio.create_task(forwarder.run()))
         tasks.append(asyncio.create_task(_pass_on(revocations, machine)))
 
-    serving = asyncio.create_task(machine.serve(guest, ready))
+    serving = asyncio.create_task(machine.serve(None if told else guest, ready))
     stopping = asyncio.create_task(terminated.wait())
     try:
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)

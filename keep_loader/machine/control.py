@@ -13,13 +13,17 @@ from keep_loader.errors import MachineError
 from keep_loader.machine.lines import LineSocket
 from keep_protocol.guest_control import (
     Alive,
+    Awake,
     Command,
     Failed,
     GuestConfiguration,
     GuestControlError,
+    Prepare,
+    Prepared,
     Published,
     Ready,
     Stopped,
+    Wake,
     decode_event,
     encode_line,
 )
@@ -40,6 +44,7 @@ class Control:
     ) -> None:
         """`publish` gets the guest's certificate (PEM), the first and every renewed one."""
         self._lines = LineSocket(connection, _MAX_EVENT)
+        self._incoming = self._lines.lines()
         self._publish = publish
         self._heartbeat = heartbeat
         self._ready = False
@@ -48,6 +53,14 @@ class Control:
         """The first line; waits until the guest takes it. Raises `OSError`."""
         await self._lines.send(encode_line(configuration))
 
+    async def prepare(self) -> None:
+        """Let a machine that has booted become a template; returns when it can be frozen. Raises `MachineError`."""
+        await self._ask(Prepare(), Prepared)
+
+    async def wake(self, wake: Wake) -> None:
+        """Let a template's clone become a keep; returns when it has taken what is its own. Raises `MachineError`."""
+        await self._ask(wake, Awake)
+
     async def command(self, command: Command) -> None:
         """Tell the guest to do something. Raises `OSError`."""
         await self._lines.send(encode_line(command))
@@ -55,7 +68,7 @@ class Control:
     async def follow(self, on_ready: Callable[[], None]) -> None:
         """Hear the guest until it hangs up. Raises `MachineError` when it fails or makes no sense."""
         try:
-            async for line in self._lines.lines():
+            async for line in self._incoming:
                 self._take(line, on_ready)
         except GuestControlError as error:
             raise MachineError(f"guest-confused: on its control port: {_printable(str(error))}") from None
@@ -63,6 +76,19 @@ class Control:
     def close(self) -> None:
         """Hang up."""
         self._lines.close()
+
+    async def _ask(self, message: Prepare | Wake, wanted: type[Prepared | Awake]) -> None:
+        try:
+            await self._lines.send(encode_line(message))
+            event = decode_event(await anext(self._incoming))
+        except (OSError, StopAsyncIteration):
+            raise MachineError("guest-failed: it hung up instead of an answer") from None
+        except GuestControlError as error:
+            raise MachineError(f"guest-confused: on its control port: {_printable(str(error))}") from None
+        if isinstance(event, Failed):
+            raise MachineError(f"guest-failed: {_printable(event.reason)}")
+        if not isinstance(event, wanted):
+            raise MachineError(f"guest-confused: it said {type(event).__name__} where {wanted.__name__} was due")
 
     def _take(self, line: bytes, on_ready: Callable[[], None]) -> None:
         match decode_event(line):
@@ -77,6 +103,8 @@ class Control:
             case Alive():
                 if self._ready:
                     self._heartbeat()
+            case Prepared() | Awake():
+                raise MachineError("guest-confused: it said that it was a template, or a template's clone, by then")
             case Stopped():
                 pass  # its machine is about to end, which is what counts
             case Failed(reason):

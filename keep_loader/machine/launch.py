@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from keep_loader.machine.shape import (
     DataChannel,
     EncryptedMemory,
     MachineShape,
+    MemoryFile,
     SerialChannel,
     VhostUserVsockChannel,
     VsockChannel,
@@ -31,6 +32,9 @@ from keep_protocol.machine import (
     FIRMWARE_FD,
     INITRAMFS_FD,
     KERNEL_FD,
+    TEMPLATE_FDS,
+    TEMPLATE_MEMORY_FD,
+    TEMPLATE_STATE_FD,
     WITH_DISK,
     Machine,
     disk_size,
@@ -56,6 +60,16 @@ class Order:
     state: Path
     """A folder that outlives the machine."""
 
+    @property
+    def is_clone(self) -> bool:
+        """Whether the machine starts from a template."""
+        return files_of_template(self.files) is not None
+
+    def from_image(self) -> Order:
+        """The same without its template."""
+        files = {name: descriptor for name, descriptor in self.files.items() if name not in TEMPLATE_FDS}
+        return replace(self, files=files)
+
 
 @dataclass(frozen=True, slots=True)
 class Launched:
@@ -73,34 +87,41 @@ class Launched:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ends:
-    """The far ends of the sockets, which QEMU inherits."""
+class Connections:
+    """Our ends of QEMU's sockets, and the far ones, which QEMU inherits."""
 
-    monitor: int
-    console: int
-    control: int
-    data: int
+    monitor: socket.socket
+    console: socket.socket
+    control: socket.socket
+    data: socket.socket
+    monitor_end: int
+    console_end: int
+    control_end: int
+    data_end: int
+
+    @property
+    def ends(self) -> list[int]:
+        return [self.monitor_end, self.console_end, self.control_end, self.data_end]
+
+
+def connect(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> Connections:
+    """New sockets, entered into the two stacks. Raises `OSError`."""
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(4)]
+    monitor, console, control, data = (ours.enter_context(near) for near, _ in pairs)
+    return Connections(monitor, console, control, data, *(theirs.enter_context(far).fileno() for _, far in pairs))
 
 
 async def launch(order: Order) -> Launched:
-    """Start a machine. Raises `MachineError`."""
+    """Start a machine; one that is a clone waits for its template's state. Raises `MachineError`."""
     # What is entered here is QEMU's alone once it runs; what is `ours` is closed only if it does not come to that.
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-
-        def connect() -> tuple[socket.socket, int]:
-            near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            return ours.enter_context(near), theirs.enter_context(far).fileno()
-
-        (monitor, monitor_end), (console, console_end), (control, control_end), (data, data_end) = (
-            connect() for _ in range(4)
-        )
-        ends = _Ends(monitor_end, console_end, control_end, data_end)
+        connections = connect(ours, theirs)
         tpm, tpm_end = await _start_tpm(order, theirs)
         disk = await _open_disk(order, ours)
         device, device_end = await _start_vsock_device(order, theirs)
-        channel = _channel(order, data_end) if device_end is None else VhostUserVsockChannel(device_end)
-        shape = _shape(order, ends, channel, tpm_end, disk)
-        inherited = [monitor_end, console_end, control_end, data_end, *order.files.values()]
+        channel = _channel(order, connections.data_end) if device_end is None else VhostUserVsockChannel(device_end)
+        shape = _shape(order, connections, channel, tpm_end, disk)
+        inherited = [*connections.ends, *order.files.values()]
         inherited += [descriptor for descriptor in (tpm_end, disk, device_end) if descriptor is not None]
         try:
             qemu = Child("QEMU", arguments(shape), inherited)
@@ -111,12 +132,19 @@ async def launch(order: Order) -> Launched:
                 device.close()
             raise
         ours.pop_all()
-    reached: VsockChannel | VsockDevice | socket.socket = device or data
+    reached: VsockChannel | VsockDevice | socket.socket = device or connections.data
     if isinstance(channel, VsockChannel):
         reached = channel
-    if reached is not data:
-        data.close()
-    return Launched(qemu, tpm, disk, monitor, console, control, reached)
+    if reached is not connections.data:
+        connections.data.close()
+    return Launched(qemu, tpm, disk, connections.monitor, connections.console, connections.control, reached)
+
+
+def files_of_template(files: Mapping[str, int]) -> tuple[int, int] | None:
+    """The descriptors of a template's memory and state, if both were handed over."""
+    if not files.keys() >= TEMPLATE_FDS:
+        return None
+    return files[TEMPLATE_MEMORY_FD], files[TEMPLATE_STATE_FD]
 
 
 async def _start_tpm(order: Order, theirs: contextlib.ExitStack) -> tuple[Child | None, int | None]:
@@ -161,32 +189,37 @@ def _channel(order: Order, descriptor: int) -> DataChannel:
     return SerialChannel(descriptor)
 
 
-def _shape(order: Order, ends: _Ends, channel: DataChannel, tpm: int | None, disk: int | None) -> MachineShape:
+def _shape(
+    order: Order, connections: Connections, channel: DataChannel, tpm: int | None, disk: int | None
+) -> MachineShape:
     machine, files = order.machine, order.files
     if missing := {KERNEL_FD, INITRAMFS_FD} - files.keys():
         raise MachineError(f"the hand-over lacks the guest image's {min(missing)}")
     encrypted = machine.encryption_bit, machine.lost_address_bits
+    template = files_of_template(files)
     return MachineShape(
         backend=order.spec.backend,
         qemu=machine.qemu,
         accelerator=machine.accelerator,
         memory=guest_memory(order.spec.limits),
         processors=guest_processors(order.spec.limits),
-        kernel=_path(files[KERNEL_FD]),
-        initramfs=_path(files[INITRAMFS_FD]),
+        kernel=path_of(files[KERNEL_FD]),
+        initramfs=path_of(files[INITRAMFS_FD]),
         command_line=machine.command_line,
         spec_sha256=order.spec_sha256,
-        monitor=ends.monitor,
-        console=ends.console,
-        control=ends.control,
+        monitor=connections.monitor_end,
+        console=connections.console_end,
+        control=connections.control_end,
         channel=channel,
-        disk=None if disk is None else _path(disk),
-        firmware=_path(files[FIRMWARE_FD]) if FIRMWARE_FD in files else None,
+        disk=None if disk is None else path_of(disk),
+        firmware=path_of(files[FIRMWARE_FD]) if FIRMWARE_FD in files else None,
         tpm=tpm,
         encrypted_memory=EncryptedMemory(*encrypted) if all(encrypted) else None,
+        memory_file=None if template is None else MemoryFile(path_of(template[0]), shared=False),
         quote_socket=machine.quote_socket,
     )
 
 
-def _path(descriptor: int) -> str:
+def path_of(descriptor: int) -> str:
+    """A name by which QEMU opens what it inherits."""
     return f"/proc/self/fd/{descriptor}"

@@ -5,30 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
+import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 from app_loader.oom import OomKills
-from keep_loader.errors import MachineError
+from keep_loader.errors import CloneError, MachineError
 from keep_loader.machine.children import Child, exit_text
 from keep_loader.machine.console import Console
 from keep_loader.machine.control import Control
 from keep_loader.machine.dialling import KeepAddress, VsockAddress, dial
 from keep_loader.machine.launch import Launched
+from keep_loader.machine.migration import thaw
 from keep_loader.machine.monitor import Monitor
 from keep_loader.machine.multiplexed import MultiplexedChannel
 from keep_loader.machine.network import MachineNetwork
 from keep_loader.machine.streams import Stream
 from keep_loader.machine.vsock_device import VsockDevice
 from keep_protocol.channel import NETWORK_SERVICE, PORT_SERVICE
-from keep_protocol.guest_control import VSOCK_PORT, Command, GuestConfiguration, Stop
+from keep_protocol.guest_control import VSOCK_PORT, Command, GuestConfiguration, Stop, Wake
 
 STOP_PATIENCE: Final = 6.0
 """Seconds that the guest gets to end in order: twice the grace of the server inside, and its power-off."""
+WAKE_PATIENCE: Final = 20.0
+"""Seconds for a clone to take its own entropy and time. A start from the image takes less on most hosts."""
 _KILL_PATIENCE: Final = 1.0
+_ENTROPY: Final = 64
+"""Bytes for a clone."""
 _READ: Final = 16 * 1024
 _CONSOLE_LINES: Final = 12
 _PROGRAM_LINES: Final = 6
@@ -63,7 +71,7 @@ class RunningMachine:
         for part in (launched.console, self._monitor, self._control):
             self._closing.callback(part.close)
         self._watching = asyncio.create_task(self._monitor.run())
-        self._listening = asyncio.create_task(_listen(launched.console, self._console))
+        self._listening = asyncio.create_task(listen(launched.console, self._console))
         self._carrying: asyncio.Task[None] | None = None
         self._multiplexed: MultiplexedChannel | None = None
         self._ports: MachineNetwork | None = None
@@ -98,8 +106,23 @@ class RunningMachine:
         """QEMU's."""
         return self._qemu.pid
 
-    async def serve(self, configuration: GuestConfiguration, ready: Callable[[], None]) -> None:
-        """Tell the guest with what to start, and follow the machine to its end.
+    async def wake(self, state: int, configuration: GuestConfiguration) -> None:
+        """Let a clone go on from its template's state, and tell it with what to start: before `serve`.
+
+        `state` is a descriptor from whose position QEMU reads. Raises `CloneError`.
+        """
+        try:
+            async with asyncio.timeout(WAKE_PATIENCE):
+                await thaw(self._monitor, state)
+                entropy = b64encode(secrets.token_bytes(_ENTROPY)).decode()
+                await self._control.wake(Wake(entropy=entropy, clock=time.time_ns(), configuration=configuration))
+        except TimeoutError:
+            raise CloneError(f"the clone was not awake within {WAKE_PATIENCE:.0f} s") from None
+        except MachineError as error:
+            raise CloneError(str(error)) from None
+
+    async def serve(self, configuration: GuestConfiguration | None, ready: Callable[[], None]) -> None:
+        """Tell the guest with what to start, unless it has been woken, and follow the machine to its end.
 
         Returns when the machine ended because it was told to. Raises `MachineError` with the reason else.
         """
@@ -165,9 +188,10 @@ class RunningMachine:
         """QEMU first: what others serve it with ends after it."""
         return tuple(child for child in (self._qemu, self._tpm, self._device) if child is not None)
 
-    async def _converse(self, configuration: GuestConfiguration, ready: Callable[[], None]) -> None:
+    async def _converse(self, configuration: GuestConfiguration | None, ready: Callable[[], None]) -> None:
         with contextlib.suppress(OSError):
-            await self._control.configure(configuration)
+            if configuration is not None:
+                await self._control.configure(configuration)
             await self._control.follow(ready)
 
     async def _end_programs(self) -> None:
@@ -194,7 +218,8 @@ class RunningMachine:
         return f"qemu-died: QEMU ended with {exit_text(status or 0)}"
 
 
-async def _listen(connection: socket.socket, console: Console) -> None:
+async def listen(connection: socket.socket, console: Console) -> None:
+    """Remember what a console shows, until it is closed."""
     connection.setblocking(False)
     loop = asyncio.get_running_loop()
     with contextlib.suppress(OSError):

@@ -42,6 +42,15 @@ class EncryptedMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """The guest's memory in a file: a template's is written into it, a clone has a copy of what it writes itself."""
+
+    path: str
+    shared: bool
+    """Whether this is the template, and not a clone."""
+
+
+@dataclass(frozen=True, slots=True)
 class MachineShape:
     """One machine. Descriptors are those that QEMU inherits; paths may be `/proc/self/fd/N` of them."""
 
@@ -66,5 +75,7 @@ class MachineShape:
     tpm: int | None = None
     """Control channel of a TPM in software."""
     encrypted_memory: EncryptedMemory | None = None
+    memory_file: MemoryFile | None = None
+    """Of a template or a clone."""
     quote_socket: str = ""
     """Socket of the host's quote generation service, for TDX."""

@@ -10,7 +10,7 @@ import pytest
 from keep_guest.control import Control
 from keep_guest.errors import GuestError, PortError
 from keep_guest.ports import open_port
-from keep_protocol.guest_control import Alive, Failed, GuestControlError, Stop, encode_line
+from keep_protocol.guest_control import Alive, Failed, GuestControlError, Stop, decode_first, encode_line
 from tests.unit.keep_protocol.test_guest_control import CONFIGURATION
 
 
@@ -22,12 +22,12 @@ def ends() -> Iterator[tuple[socket.socket, Control]]:
         yield host, Control(guest.fileno())
 
 
-def test_the_first_line_is_the_configuration_and_what_came_with_it_is_not_lost(
+def test_what_came_with_the_first_line_is_not_lost(
     ends: tuple[socket.socket, Control],
 ) -> None:
     host, control = ends
     host.sendall(encode_line(CONFIGURATION) + encode_line(Stop()))
-    assert control.await_configuration(10) == CONFIGURATION
+    assert control.await_line(10) + b"\n" == encode_line(CONFIGURATION)
     assert control.commands() == [Stop()]
     assert control.commands() == []
 
@@ -35,14 +35,14 @@ def test_the_first_line_is_the_configuration_and_what_came_with_it_is_not_lost(
 def test_a_host_that_says_nothing_is_not_waited_for_forever(ends: tuple[socket.socket, Control]) -> None:
     _, control = ends
     with pytest.raises(GuestError, match="no configuration within 0 seconds"):
-        control.await_configuration(0)
+        control.await_line(0)
 
 
 def test_a_host_that_talks_rubbish_is_refused(ends: tuple[socket.socket, Control]) -> None:
     host, control = ends
     host.sendall(b"hello\n")
     with pytest.raises(GuestControlError, match="configuration is not usable"):
-        control.await_configuration(10)
+        decode_first(control.await_line(10))
 
 
 def test_a_host_that_is_gone_is_told_apart_from_one_that_is_silent(ends: tuple[socket.socket, Control]) -> None:

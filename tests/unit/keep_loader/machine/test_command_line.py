@@ -12,7 +12,14 @@ import pytest
 
 from keep_loader.errors import MachineError
 from keep_loader.machine.command_line import arguments, spec_config_id
-from keep_loader.machine.shape import EncryptedMemory, MachineShape, SerialChannel, VhostUserVsockChannel, VsockChannel
+from keep_loader.machine.shape import (
+    EncryptedMemory,
+    MachineShape,
+    MemoryFile,
+    SerialChannel,
+    VhostUserVsockChannel,
+    VsockChannel,
+)
 from keep_protocol.machine import Accelerator
 from keep_protocol.states import Backend
 
@@ -52,6 +59,8 @@ TDX = replace(
 )
 BY_PROGRAM = replace(PLAIN, channel=VhostUserVsockChannel(8))
 DISK = replace(PLAIN, disk="/proc/self/fd/13")
+TEMPLATE = replace(DISK, memory_file=MemoryFile("/proc/self/fd/14", shared=True))
+CLONE = replace(DISK, memory_file=MemoryFile("/proc/self/fd/14", shared=False))
 NITRO = replace(PLAIN, backend=Backend.NITRO, accelerator=Accelerator.NITRO, channel=VsockChannel(16))
 ALL = [PLAIN, BY_PROGRAM, DISK, VTPM, SNP, TDX, NITRO]
 
@@ -195,6 +204,28 @@ def test_an_enclave_is_reached_by_vsock_alone() -> None:
 def test_a_machine_that_lacks_something_is_not_started_without_it(shape: MachineShape, lack: str) -> None:
     with pytest.raises(MachineError, match=lack):
         arguments(shape)
+
+
+def test_a_template_writes_its_memory_into_a_file_and_a_clone_into_its_own() -> None:
+    memory = "memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/14,share="
+    assert memory + "on" in values(TEMPLATE, "-object")
+    assert memory + "off" in values(CLONE, "-object")
+    assert value(CLONE, "-incoming") == "defer"
+    assert values(TEMPLATE, "-incoming") == []
+
+
+def test_a_clone_has_the_devices_of_its_template_and_is_not_booted() -> None:
+    for option in ("-machine", "-cpu", "-m", "-smp", "-device", "-blockdev", "-chardev"):
+        assert values(CLONE, option) == values(TEMPLATE, option)
+    for option in ("-kernel", "-initrd", "-append"):
+        assert values(TEMPLATE, option)
+        assert values(CLONE, option) == []
+
+
+@pytest.mark.parametrize("shape", [VTPM, SNP, TDX, NITRO], ids=lambda shape: shape.backend.value)
+def test_a_machine_that_proves_how_it_was_started_is_never_cloned(shape: MachineShape) -> None:
+    with pytest.raises(MachineError, match="is never cloned: it proves how it was started"):
+        arguments(replace(shape, memory_file=CLONE.memory_file))
 
 
 def value_of_object(shape: MachineShape, kind: str) -> str:
