@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def add_image_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare `image` and what belongs to it."""
+def add_image_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse._SubParsersAction[argparse.ArgumentParser]:
+    """Declare `image` and what belongs to it; returns its commands, for such as need a host."""
     summary = "build, show, compare and measure the image that virtual machines of keeps boot"
     image = commands.add_parser("image", help=summary, description=summary.capitalize() + ".")
     subcommands = image.add_subparsers(metavar="COMMAND", required=True)
@@ -53,6 +55,7 @@ def add_image_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     _add_image(measure)
     add_shape(measure)
     measure.add_argument("--json", action="store_true", help="the values alone")
+    return subcommands
 
 
 def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -186,6 +187,28 @@ def _install(options: argparse.Namespace) -> int:
     return 0
 
 
+def _template(options: argparse.Namespace) -> int:
+    from keep_manager.machines.settings import MachineSettings
+    from keep_manager.machines.template_command import make, remove
+    from keep_protocol.machine import guest_processors
+    from keep_protocol.spec import DEFAULT_LIMITS
+
+    settings = load_settings(_home(options)).machines if options.home else MachineSettings()
+    if options.remove:
+        for name in remove(settings):
+            print(f"removed {name}")
+        return 0
+    memory = parse_size(options.memory) if options.memory else DEFAULT_LIMITS.memory
+    processors = guest_processors(DEFAULT_LIMITS) if options.vcpus is None else options.vcpus
+    if processors < 1:
+        raise ConfigurationError(f"--vcpus {processors} is no number of processors")
+    started = time.monotonic()
+    folder = make(settings, memory, processors)
+    size = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    print(f"template:  {folder}, {size / 1e6:.0f} MB, made in {time.monotonic() - started:.1f} s")
+    return 0
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from keep_manager.doctor import examine, options
 
@@ -253,7 +276,13 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--remove", action="store_true", help="take the unit files away again")
 
     _command(commands, "doctor", _doctor, "check the home and what this host can do")
-    add_image_commands(commands)
+    images = add_image_commands(commands)
+    template = _command(images, "template", _template, "boot the image once, for `qemu` keeps that are clones of it")
+    template.add_argument("--memory", metavar="SIZE", help="of the keeps, such as 512M (default: that of a spec)")
+    template.add_argument(
+        "--vcpus", type=int, metavar="N", help="of the keeps, one for each 100 %% of `cpu` (likewise)"
+    )
+    template.add_argument("--remove", action="store_true", help="remove all templates of the image instead")
     return parser
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from keep_manager.store import KeepRow
 from keep_manager.supervisor.interface import ActiveState
 from keep_protocol.handover import SandboxFact
+from keep_protocol.machine import MachineStart
 from keep_protocol.manager_api import Keep, KeepRecord
 from keep_protocol.spec import KeepSpec, decode_spec, spec_digest
 from keep_protocol.states import KeepState
@@ -29,6 +30,7 @@ class KeepEntry:
     broker: ActiveState | None = None
     """The state of its network broker; None: it has none, or none was found."""
     sandbox: tuple[SandboxFact, ...] = ()
+    start: MachineStart | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod

@@ -86,5 +86,9 @@ class GuestImageError(ManagerError):
     """The guest image is missing, damaged, or none."""
 
 
+class TemplateError(ManagerError):
+    """There is no template that a machine could be a clone of; the message begins with a code, and names the remedy."""
+
+
 class MachineUnavailableError(ManagerError):
     """What a keep's virtual machine is started from is not there any more."""

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from keep_manager.errors import KeepFileError
 from keep_protocol.handover import MAX_KEEP_FILE, PROTOCOL_VERSION, KeepFile, SandboxFact
+from keep_protocol.machine import MachineStart
 from keep_protocol.strict_json import decode_strictly
 
 
@@ -25,6 +26,7 @@ class PublishedFacts:
     """PEM, as our own encoder writes it."""
     spki_sha256: str
     sandbox: tuple[SandboxFact, ...]
+    start: MachineStart | None
 
 
 def read_keep_file(folder: Path, invocation: str) -> PublishedFacts:
@@ -47,7 +49,7 @@ def read_keep_file(folder: Path, invocation: str) -> PublishedFacts:
         spki = spki_digest(certificate)
     except Exception as error:  # cryptography raises many kinds for malformed input
         raise KeepFileError(f"the certificate in keep.json is unusable: {error}") from None
-    return PublishedFacts(pem, spki, document.sandbox)
+    return PublishedFacts(pem, spki, document.sandbox, document.start)
 
 
 def spki_digest(certificate: x509.Certificate) -> str:

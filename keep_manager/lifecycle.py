@@ -387,7 +387,7 @@ class Lifecycle:
 
     def _show(self, entry: KeepEntry, status: UnitStatus, facts: PublishedFacts) -> None:
         entry.pid, entry.restarts = status.main_pid, status.restarts
-        entry.spki_sha256, entry.sandbox = facts.spki_sha256, facts.sandbox
+        entry.spki_sha256, entry.sandbox, entry.start = facts.spki_sha256, facts.sandbox, facts.start
 
 
 def _absent(instance: str) -> UnitStatus:

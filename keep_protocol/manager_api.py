@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from keep_protocol.evidence import EvidenceKind
+from keep_protocol.machine import MachineStart
 from keep_protocol.names import NAME_PATTERN
 from keep_protocol.spec import KeepSpec, Limits
 from keep_protocol.states import Backend, Desired, KeepState
@@ -74,6 +75,8 @@ class KeepDetail(msgspec.Struct, frozen=True):
     sandbox: tuple[Directive, ...]
     limits_enforced: bool
     spec: KeepSpec
+    start: MachineStart | None = None
+    """How its machine came to life, of a keep whose machine may be a clone of a template."""
 
 
 class KeepList(msgspec.Struct, frozen=True):

@@ -8,7 +8,6 @@ from typing import Final
 
 from keep_manager.machines.qemu_features import QemuFeatures
 from keep_manager.machines.survey import USABLE_SPEED, Device, Survey
-from keep_protocol.machine import Accelerator
 from keep_protocol.manager_api import BackendInfo, Check
 from keep_protocol.states import Backend
 
@@ -19,25 +18,19 @@ _NITRO_QEMU: Final = (11, 0, 0)
 _OLDEST_QEMU: Final = (7, 2, 0)
 _SNP_TYPE, _TDX_TYPE = 1 << 4, 1 << 5
 
-_ADVISORY: Final = frozenset({"kvm", "vsock"})
+_ADVISORY: Final = frozenset({"kvm", "template", "vsock"})
 """Checks that machines of these kinds do without: more slowly, or in another way."""
 
 
 def machine_backends(survey: Survey) -> tuple[BackendInfo, ...]:
     """Every kind of machine, in the order in which they trust the host less."""
     return (
-        _info(Backend.QEMU, (*_base(survey), _disk(survey), _kvm(survey), _vsock(survey))),
+        _info(Backend.QEMU, (*_base(survey), _disk(survey), _kvm(survey), _vsock(survey), _template(survey))),
         _info(Backend.QEMU_VTPM, (*_base(survey), _disk(survey), _kvm(survey), _vsock(survey), *_vtpm(survey))),
         _info(Backend.SNP, tuple(_snp(survey)), advisory=frozenset()),
         _info(Backend.TDX, tuple(_tdx(survey)), advisory=frozenset()),
         _info(Backend.NITRO, tuple(_nitro(survey)), advisory=frozenset()),
     )
-
-
-def accelerator(survey: Survey) -> Accelerator:
-    """KVM where a guest of it was fast, and QEMU's translator everywhere else."""
-    usable = survey.processor.kvm.usable and not survey.devices["dev/kvm"].problem
-    return Accelerator.KVM if usable else Accelerator.TCG
 
 
 def kernel_vsock(survey: Survey) -> bool:
@@ -91,6 +84,11 @@ def _image(survey: Survey) -> Check:
 
 def _disk(survey: Survey) -> Check:
     return _file("mke2fs", survey.settings.mke2fs, "install the package `e2fsprogs`, or set `machines.mke2fs`")
+
+
+def _template(survey: Survey) -> Check:
+    message = "none for this image and QEMU, so machines boot: `keep-manager image template` makes one to be cloned"
+    return _check("template", bool(survey.templates), f"for {', '.join(survey.templates)}", message)
 
 
 def _kvm(survey: Survey) -> Check:

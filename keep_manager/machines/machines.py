@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from pathlib import Path
@@ -11,14 +12,26 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from keep_manager.errors import GuestImageError, MachineUnavailableError
-from keep_manager.machines.checks import accelerator, kernel_vsock, machine_backends, program_vsock
+from keep_image.manifest import Manifest
+from keep_manager.errors import GuestImageError, MachineUnavailableError, TemplateError
+from keep_manager.machines.checks import kernel_vsock, machine_backends, program_vsock
 from keep_manager.machines.settings import MachineSettings
 from keep_manager.machines.survey import Survey, Surveyor
-from keep_protocol.machine import FIRMWARE_FD, WITH_DISK, Machine, guest_processors
+from keep_protocol.machine import (
+    CLONED,
+    FIRMWARE_FD,
+    TEMPLATE_MEMORY_FD,
+    TEMPLATE_STATE_FD,
+    WITH_DISK,
+    Machine,
+    guest_memory,
+    guest_processors,
+)
 from keep_protocol.manager_api import BackendInfo
 from keep_protocol.spec import KeepSpec, Limits
 from keep_protocol.states import Backend, GuestChannel
+
+_logger = logging.getLogger(__name__)
 
 _FRESH: Final = 2.0
 """Seconds for which a look is good enough for the next who asks."""
@@ -79,21 +92,42 @@ class Machines:
                 except OSError as error:
                     raise MachineUnavailableError(f"the firmware {firmware}: {error.strerror}") from None
             stack.pop_all()
+        cloned, why_cold = self._template(spec, survey, image.manifest, files)
+        # A template has no vsock, whose address no two machines may share.
+        by_kernel = kernel_vsock(survey) and cloned is None
         encryption = survey.processor.encryption
-        by_program = program_vsock(survey) and not kernel_vsock(survey) and spec.backend in WITH_DISK
+        by_program = program_vsock(survey) and not kernel_vsock(survey) and spec.backend in WITH_DISK and cloned is None
         machine = Machine(
             qemu=str(self._settings.qemu),
-            accelerator=accelerator(survey),
+            accelerator=survey.accelerator,
             command_line=image.manifest.command_line,
-            channel=GuestChannel.VSOCK if kernel_vsock(survey) or by_program else GuestChannel.SERIAL,
+            channel=GuestChannel.VSOCK if by_kernel or by_program else GuestChannel.SERIAL,
             vsock_device=str(self._settings.vhost_device_vsock) if by_program else "",
             mke2fs=str(self._settings.mke2fs) if spec.backend in WITH_DISK else "",
             swtpm=str(self._settings.swtpm) if spec.backend is Backend.QEMU_VTPM else "",
             encryption_bit=encryption.encryption_bit if spec.backend is Backend.SNP else 0,
             lost_address_bits=encryption.lost_address_bits if spec.backend is Backend.SNP else 0,
             quote_socket=str(self._settings.quote_socket) if spec.backend is Backend.TDX else "",
+            program="" if cloned is None else cloned,
+            why_cold=why_cold,
         )
         return machine, files
+
+    def _template(
+        self, spec: KeepSpec, survey: Survey, image: Manifest, files: dict[str, int]
+    ) -> tuple[str | None, str]:
+        """Which QEMU made the template whose descriptors `files` has now, or why a machine cannot be a clone."""
+        if spec.backend not in CLONED:
+            return None, ""
+        templates, limits = self._surveyor.templates, spec.limits
+        try:
+            key = templates.key(image, survey.accelerator, guest_memory(limits), guest_processors(limits))
+            template = templates.open(key)
+        except TemplateError as error:
+            _logger.info("a machine boots from the image: %s", error)
+            return None, str(error)
+        files[TEMPLATE_MEMORY_FD], files[TEMPLATE_STATE_FD] = template.memory, template.state
+        return template.program, ""
 
     def _firmware(self, backend: Backend) -> Path | None:
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,8 @@ from keep_manager.machines.commands import ask
 from keep_manager.machines.guest_image import GuestImage, GuestImages
 from keep_manager.machines.qemu_features import QemuFeatures, qemu_features
 from keep_manager.machines.settings import MachineSettings
+from keep_manager.machines.templates import Templates
+from keep_protocol.machine import Accelerator
 from keep_protocol.strict_json import decode_strictly
 
 USABLE_SPEED: Final = 50_000_000
@@ -80,6 +82,14 @@ class Survey:
     devices: dict[str, Device]
     parameters: dict[str, str | None]
     """Content of /sys/module/MODULE/parameters/NAME by `MODULE.NAME`; None where it is missing."""
+    templates: tuple[str, ...] = ()
+    """Shapes of machines that can be clones, in words."""
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """KVM where a guest of it was fast, and QEMU's translator everywhere else."""
+        usable = self.processor.kvm.usable and not self.devices["dev/kvm"].problem
+        return Accelerator.KVM if usable else Accelerator.TCG
 
 
 DEVICES: Final = ("dev/kvm", "dev/vhost-vsock", "dev/sev", "dev/nitro_enclaves", "dev/sgx_enclave")
@@ -92,6 +102,7 @@ class Surveyor:
     def __init__(self, settings: MachineSettings, root: Path = Path("/")) -> None:
         """`root` is the root of the file system with devices and parameters."""
         self.images = GuestImages(settings.image or default_folder())
+        self.templates = Templates(settings)
         self._settings = settings
         self._root = root
         self._processor: ProcessorResult | None = None
@@ -103,7 +114,7 @@ class Surveyor:
             self._processor = probe_processor()
         swtpm, swtpm_problem = self._swtpm()
         vsock_device, vsock_device_problem = _version(self._settings.vhost_device_vsock)
-        return Survey(
+        survey = Survey(
             settings=self._settings,
             qemu=self._qemu(),
             processor=self._processor,
@@ -115,6 +126,9 @@ class Surveyor:
             devices={name: self._device(name) for name in DEVICES},
             parameters={name: self._parameter(name) for name in PARAMETERS},
         )
+        if isinstance(survey.image, str):
+            return survey
+        return replace(survey, templates=self.templates.usable(survey.image.manifest, survey.accelerator))
 
     def _qemu(self) -> QemuFeatures | str:
         path = self._settings.qemu

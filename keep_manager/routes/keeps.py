@@ -74,6 +74,7 @@ async def show_keep(call: Call) -> Response:
             unit=unit_name(instance),
             broker=broker,
             sandbox=await describe_sandbox(context.supervisor, entry.sandbox, machine=entry.spec.backend.is_machine),
+            start=entry.start,
             limits_enforced=context.supervisor.promises.limits >= _ENFORCED,
             spec=entry.spec,
         )

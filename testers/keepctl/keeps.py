@@ -10,6 +10,7 @@ import msgspec
 
 from keep_client import InvalidArgumentError, KeepClientError, ManagerClient, new_spec
 from keep_protocol.egress.rules import rule_text
+from keep_protocol.machine import MachineStart
 from keep_protocol.manager_api import Keep, KeepDetail
 from keep_protocol.network_policy import NetworkPolicy
 from keep_protocol.spec import KeepSpec, canonical, spec_digest
@@ -242,6 +243,7 @@ def _show_detail(detail: KeepDetail, http: dict[str, Any] | None) -> None:
             "process": None if keep.pid is None else str(keep.pid),
             "invocation": keep.invocation,
             "restarts": str(keep.restarts),
+            "started as": None if detail.start is None else _start_text(detail.start),
             "unit": f"{detail.unit} ({detail.supervisor})",
             "network broker": None if detail.broker is None else f"{detail.broker.unit}: {detail.broker.state}",
             "spec": keep.spec_digest,
@@ -273,6 +275,11 @@ def _show_detail(detail: KeepDetail, http: dict[str, Any] | None) -> None:
     )
     print("\nsandbox")
     show_table(("DIRECTIVE", "STATUS", "DETAIL"), [(line.name, line.status, line.detail) for line in detail.sandbox])
+
+
+def _start_text(start: MachineStart) -> str:
+    """How a machine came to life: `clone`, or `cold` and why."""
+    return f"{start.kind}: {start.reason}" if start.reason else start.kind
 
 
 def _show_network(network: NetworkPolicy) -> None:

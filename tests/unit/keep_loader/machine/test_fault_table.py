@@ -123,6 +123,19 @@ FAULTS: dict[str, tuple[str, ...]] = {
         f"{LOADER}/test_running.py::test_a_qemu_that_is_killed_is_told_from_one_that_crashed",
     ),
     "a TPM that dies": (f"{LOADER}/test_running.py::test_a_machine_whose_tpm_is_killed_ends_and_names_it",),
+    "a template that is damaged or of something else": (
+        "unit/keep_manager/machines/test_templates.py::test_a_template_with_a_changed_byte_is_not_used",
+        "unit/keep_manager/machines/test_templates.py::test_a_template_of_another_image_is_not_used",
+        "unit/keep_manager/machines/test_templates.py::test_a_template_of_another_qemu_is_not_used",
+        f"{LOADER}/test_starting.py::test_a_template_of_another_qemu_is_not_tried",
+        "system/test_machine_clones.py::test_clones_of_a_template_are_keeps_of_their_own",
+    ),
+    "a clone that does not come to life": (
+        f"{LOADER}/test_starting.py::test_a_clone_that_does_not_come_to_life_is_started_from_the_image_and_says_why",
+    ),
+    "a keep that writes to the template of others": (
+        "unit/keep_manager/machines/test_templates.py::test_nobody_who_has_a_template_can_change_it",
+    ),
     "a kernel that panics": (
         "system/test_machine_faults.py::test_a_guest_whose_kernel_panics_ends_with_its_last_words",
     ),
@@ -139,4 +152,4 @@ def test_every_fault_has_its_tests(fault: str) -> None:
 
 
 def test_the_table_is_whole() -> None:
-    assert len(FAULTS) == 25
+    assert len(FAULTS) == 28

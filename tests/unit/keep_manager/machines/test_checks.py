@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keep_manager.machines.checks import accelerator, failed_check, kernel_vsock, machine_backends, program_vsock
+from keep_manager.machines.checks import failed_check, kernel_vsock, machine_backends, program_vsock
 from keep_manager.machines.guest_image import GuestImages
 from keep_manager.machines.qemu_features import QemuFeatures
 from keep_manager.machines.settings import MachineSettings
@@ -55,6 +55,7 @@ def best(tmp_path: Path) -> Survey:
         image=image,
         devices={name: Device(Path("/", name), "") for name in DEVICES},
         parameters=dict.fromkeys(PARAMETERS, "Y"),
+        templates=("512 MiB and 1 processor",),
     )
 
 
@@ -88,7 +89,7 @@ def test_enclaves_are_not_started_even_there(best: Survey) -> None:
 @pytest.mark.parametrize("kvm", [SLOW, KvmResult(error="/dev/kvm: No such file or directory")])
 def test_without_usable_kvm_plain_machines_are_translated_and_say_so(best: Survey, kvm: KvmResult) -> None:
     survey = with_kvm(best, kvm)
-    assert accelerator(survey) is Accelerator.TCG
+    assert survey.accelerator is Accelerator.TCG
     found = info(survey, Backend.QEMU)
     assert found.available
     (failed,) = [check for check in found.checks if not check.passed]
@@ -103,6 +104,14 @@ def test_the_speed_that_was_measured_is_shown(best: Survey) -> None:
     assert passed.info == "a guest makes 1000.0 million steps/s"
 
 
+def test_without_a_template_plain_machines_boot_and_say_how_to_get_one(best: Survey) -> None:
+    found = info(replace(best, templates=()), Backend.QEMU)
+    assert found.available
+    (failed,) = [check for check in found.checks if not check.passed]
+    assert failed.name == "template"
+    assert "keep-manager image template" in failed.message
+
+
 def the_lack_of_kvm(survey: Survey) -> Check:
     return next(check for check in info(survey, Backend.QEMU).checks if check.name == "kvm")
 
@@ -110,7 +119,7 @@ def the_lack_of_kvm(survey: Survey) -> Check:
 def test_a_fast_kvm_that_keeps_may_not_open_is_not_used(best: Survey) -> None:
     closed = Device(Path("/dev/kvm"), "/dev/kvm is closed to the users of keeps")
     survey = replace(best, devices={**best.devices, "dev/kvm": closed})
-    assert accelerator(survey) is Accelerator.TCG
+    assert survey.accelerator is Accelerator.TCG
     assert "closed to the users of keeps" in the_lack_of_kvm(survey).message
 
 
