@@ -13,7 +13,7 @@ import msgspec
 from benchmarks.bare_machine import first_userspace_output
 from benchmarks.machine_uploads import uploads_to_machines
 from benchmarks.measurement import Comparison, Omission, Row, Sample, Target, interleaved
-from benchmarks.processes import settled_resident_memory, tree
+from benchmarks.processes import settled_memory, settled_resident_memory, tree
 from benchmarks.session import Session
 from keep_attestation.ratls.peer import ExpectedKeep
 from keep_client import Home, ManagerClient, connect_keep, new_spec, pinned_principal
@@ -24,7 +24,10 @@ from keep_image.manifest import load_manifest
 from keep_image.own_kernel import KernelStore, kernel_folder, recipe
 from keep_image.package_store import PackageStore, default_cache
 from keep_image.pins import load_pins
+from keep_manager.machines.settings import MachineSettings
+from keep_manager.machines.template_command import make as make_template
 from keep_protocol.evidence import EvidenceKind
+from keep_protocol.machine import StartKind
 from keep_protocol.manager_api import Keep
 from keep_protocol.spec import DEFAULT_LIMITS, KeepSpec, canonical, spec_digest
 from keep_protocol.states import AtRest, Backend, KeepRole
@@ -33,12 +36,16 @@ from testers.keepctl.attestation.observation import observe
 
 _COLD = Target(Comparison.RATIO, 2.5)
 _MEASURED = Target(Comparison.RATIO, 4)
+_CLONED = Target(Comparison.RATIO, 0.3)
+_PRIVATE = Target(Comparison.VALUE, 80)
 _RESIDENT = Target(Comparison.VALUE, 340)
 _RESIDENT_OWN = Target(Comparison.VALUE, 250)
 _IMAGE = Target(Comparison.VALUE, 40)
 
 _MEMORY = 320
 """MiB of each machine."""
+_CLONED_MEMORY = _MEMORY + 1
+"""MiB of clones and their template: for machines of any other size there is none, so they boot."""
 _MOST_ROUNDS = 5
 """A translated machine takes seconds to start."""
 
@@ -76,10 +83,16 @@ def _rows(session: Session, image: _Image, rounds: int) -> list[Row]:
     """What depends on the kernel."""
     with session.deployment(image.folder) as deployment, ManagerClient.from_home(deployment.home) as manager:
         owner = _Owner(Home(deployment.home), manager, image.folder)
-        cold, measured, bare = interleaved(
-            rounds, owner.cold_keep, owner.measured_keep, partial(first_userspace_output, image.folder, _MEMORY)
+        make_template(MachineSettings(image=image.folder), _CLONED_MEMORY << 20, processors=1)
+        cold, cloned, measured, bare = interleaved(
+            rounds,
+            owner.cold_keep,
+            owner.cloned_keep,
+            owner.measured_keep,
+            partial(first_userspace_output, image.folder, _MEMORY),
         )
         resident = owner.resident_memory()
+        private = owner.private_memory_of_clones()
     size = load_manifest(image.folder).size / 1e6
     return [
         Row(
@@ -88,6 +101,13 @@ def _rows(session: Session, image: _Image, rounds: int) -> list[Row]:
             Sample("s", cold),
             Sample("s", bare),
             _COLD,
+        ),
+        Row(
+            f"create a `qemu` keep that is a clone of a template → first verified status (SDK), {image.kernel}",
+            "create a cold `qemu` keep → first verified status",
+            Sample("s", cloned),
+            Sample("s", cold),
+            _CLONED,
         ),
         Row(
             f"create a cold `qemu+vtpm` keep → its quote accepted against the image, {image.kernel}",
@@ -102,6 +122,13 @@ def _rows(session: Session, image: _Image, rounds: int) -> list[Row]:
             Sample("MB", (resident,)),
             None,
             image.resident,
+        ),
+        Row(
+            f"memory that an idle `qemu` keep of {_CLONED_MEMORY} MiB has for itself, of two clones, {image.kernel}",
+            "– (USS of QEMU and the keep-loader)",
+            Sample.of("MB", private),
+            None,
+            _PRIVATE,
         ),
         Row(f"guest image: initramfs and {image.kernel}", "–", Sample("MB", (size,)), None, _IMAGE),
     ]
@@ -123,17 +150,29 @@ class _Owner:
         self._home = home
         self._manager = manager
         self._image = ExpectedImage(folder=image, memory=_MEMORY << 20, allow_software_tpm=True)
-        self._limits = msgspec.structs.replace(DEFAULT_LIMITS, memory=_MEMORY << 20)
 
     def cold_keep(self) -> float:
         """Seconds to the first verified status of a new machine."""
+        return self._verified_keep(_MEMORY, StartKind.COLD)
+
+    def cloned_keep(self) -> float:
+        """The same of a machine that is a clone."""
+        return self._verified_keep(_CLONED_MEMORY, StartKind.CLONE)
+
+    def _verified_keep(self, memory: int, kind: StartKind) -> float:
         started = time.perf_counter()
-        keep = self._manager.create_keep(self.spec(Backend.QEMU))
+        keep = self._manager.create_keep(self.spec(Backend.QEMU, memory=memory))
         with connect_keep(self._manager, keep.id) as connection:
             connection.verify()
             elapsed = time.perf_counter() - started
+        self._check_start(keep, kind)
         self._manager.remove_keep(keep.id)
         return elapsed
+
+    def _check_start(self, keep: Keep, kind: StartKind) -> None:
+        start = self._manager.get_keep(keep.id).start
+        if start is None or start.kind is not kind:
+            raise RuntimeError(f"a machine that was to be {kind} is {start}")
 
     def measured_keep(self) -> float:
         """Seconds until a new machine has proved, by a quote on a connection, that it booted the image."""
@@ -154,21 +193,39 @@ class _Owner:
     def resident_memory(self) -> float:
         """MB that a machine holds when it has given back what it does not need."""
         keep = self._manager.create_keep(self.spec(Backend.QEMU))
-        if keep.pid is None:
-            raise RuntimeError("a keep that is ready has no process")
-        resident = settled_resident_memory(partial(tree, keep.pid))
+        resident = settled_resident_memory(partial(tree, _process(keep)))
         self._manager.remove_keep(keep.id)
         return resident
 
-    def spec(self, backend: Backend, at_rest: AtRest = AtRest.SEALED) -> KeepSpec:
+    def private_memory_of_clones(self) -> list[float]:
+        """MB of each of two clones that nobody else has: what one alone has mapped would count as its own."""
+        keeps = [self._manager.create_keep(self.spec(Backend.QEMU, memory=_CLONED_MEMORY)) for _ in range(2)]
+        private = []
+        for keep in keeps:
+            self._check_start(keep, StartKind.CLONE)
+            with connect_keep(self._manager, keep.id) as connection:
+                connection.verify()
+            private.append(settled_memory(partial(tree, _process(keep))) * 1024**2 / 1e6)
+        for keep in keeps:
+            self._manager.remove_keep(keep.id)
+        return private
+
+    def spec(self, backend: Backend, at_rest: AtRest = AtRest.SEALED, memory: int = _MEMORY) -> KeepSpec:
         """Of a machine that the operator owns."""
         evidence = EvidenceKind.TPM if backend is Backend.QEMU_VTPM else None
         certificate = self._home.operator.certificate.read_text()
         owner = pinned_principal(certificate, [KeepRole.OWNER])
-        return new_spec(principals=[owner], limits=self._limits, backend=backend, at_rest=at_rest, evidence=evidence)
+        limits = msgspec.structs.replace(DEFAULT_LIMITS, memory=memory << 20)
+        return new_spec(principals=[owner], limits=limits, backend=backend, at_rest=at_rest, evidence=evidence)
 
 
 def _endpoint(keep: Keep) -> str:
     if keep.endpoint is None:
         raise RuntimeError("a keep that is ready has no endpoint")
     return keep.endpoint
+
+
+def _process(keep: Keep) -> int:
+    if keep.pid is None:
+        raise RuntimeError("a keep that is ready has no process")
+    return keep.pid
