@@ -34,8 +34,8 @@ is fast copy all memory by it, which the translator does byte by byte: 6 times s
 
 _CLONES_TRANSLATION_CACHE: Final = 24
 """As `_TRANSLATION_CACHE`, for clones, of which it is the largest part that they do not share: with 64, an idle one was
-measured to have 103 MB for itself, with this 79. The price is that code is translated again; a start translates about
-50 MB."""
+measured to have 103 MB for itself, with this 79 to 80. The price is that code is translated again; a start translates
+about 50 MB."""
 
 _SNP_POLICY: Final = 0x30000
 """Bit 17 must be one, bit 16 allows simultaneous multithreading; bit 19, debugging, is off."""
