@@ -18,6 +18,7 @@ from keep_protocol.keep_api import CallRequest
 from keep_protocol.spec import MiB
 from keep_protocol.states import WorkloadKind
 from tests.unit.app_loader.execution_harness import (
+    PATIENCE,
     REPOSITORY,
     Execution,
     execute,
@@ -382,8 +383,9 @@ def test_an_instance_keeps_its_state_only_if_it_is_to_be_used_again(tmp_path: Pa
 
 async def process_for_calls(keep: Execution) -> int:
     """The pid of the only one. It may have answered before the runner says which it is."""
-    while not (found := processes_for_calls(keep)):  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(PATIENCE):
+        while not (found := processes_for_calls(keep)):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
     (pid,) = found
     return pid
 
