@@ -97,7 +97,7 @@ class CallWorker(WorkerProcess):
             return
         (size,) = LENGTH.unpack_from(self._received)
         if size > MAX_ANSWER:
-            self._answer(Broken(f"the answer has {size} bytes"))
+            self._give_up(f"the answer has {size} bytes")
         elif len(self._received) - LENGTH.size >= size:
             packet = bytes(self._received[LENGTH.size :])
             self._received.clear()
@@ -107,10 +107,15 @@ class CallWorker(WorkerProcess):
         try:
             answered: Answered = answer_decoder.decode(packet)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._answer(Broken(f"the answer is malformed: {error}"))
+            self._give_up(f"the answer is malformed: {error}")
             return
         self.end_work(answered.used, answered.total)
         self._answer(answered.answer)
+
+    def _give_up(self, error: str) -> None:
+        """The guest has got out of its sandbox, or memory is broken: no further call is given to such a process."""
+        self._answer(Broken(error))
+        self.kill()
 
     def _answer(self, answer: Answer | None) -> None:
         if self._answered is not None and not self._answered.done():

@@ -36,6 +36,8 @@ _OURS: Final = frozenset({b"date", PROBLEM_HEADER.encode()})
 
 _RETURN_SECONDS: Final = 0.05
 """How long a connection's next request waits for the guest of the last one to return."""
+_CAUSE_SECONDS: Final = 1.0
+"""How long a process that broke a response off may take to say why. It does so at once, if it gets a processor."""
 
 _CODES = {
     ExitReason.TRAP: ErrorCode.HTTP_TRAPPED,
@@ -185,15 +187,18 @@ class Answering:
     async def _find_cause(self) -> None:
         """A guest that has broken its response off may go on, but has mostly ended, and then it has been told why."""
         self._going.fail(RefusalError(ErrorCode.HTTP_UNANSWERED, "the guest broke its response off"))
+        # A process says how it went only when it has the end of the request's body.
+        await self._stop_sending()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_RETURN_SECONDS):
+            async with asyncio.timeout(_CAUSE_SECONDS):
                 self._going.fail(await self._failure((Frame.ABORT, b"")))
 
     def _conclude(self, content: bytes) -> Outcome:
         """What the worker says at the end of a request."""
         try:
             conclusion = conclusion_decoder.decode(content)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._worker.kill()
             return Outcome(broken=f"its process is not understood: {error}")
         self._worker.end_work(conclusion.used, conclusion.total)
         return conclusion.outcome
@@ -244,7 +249,7 @@ _background: set[asyncio.Task[None]] = set()
 def _response_head(content: bytes) -> ResponseHead:
     try:
         return response_decoder.decode(content)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RefusalError(ErrorCode.HTTP_LOST, f"the response is malformed: {error}") from None
 
 
