@@ -33,6 +33,7 @@ from keep_protocol.guest_control import (
     Stopped,
     decode_first,
 )
+from keep_protocol.machine import CLONED, WITH_DISK
 from keep_protocol.spec import KeepSpec, decode_spec, spec_digest
 
 _CONFIGURATION_SECONDS: Final = 60.0
@@ -84,6 +85,11 @@ def _prepare(told: GuestConfiguration, *, cloned: bool) -> KeepSpec:
         spec = decode_spec(raw)
     except msgspec.DecodeError as error:
         raise GuestError(f"the spec is not usable: {error}") from None
+    if cloned and spec.backend not in CLONED:
+        raise GuestError(f"a {spec.backend} machine is never cloned: it proves how it was started")
+    # A file system is much for a kernel to believe of a host that it does not trust.
+    if told.disk and spec.backend.is_machine and spec.backend not in WITH_DISK:
+        raise GuestError(f"a {spec.backend} machine mounts no disk of its host's")
     if spec.evidence is EvidenceKind.NITRO:
         machine.load_modules(spec.evidence.value)
         extend_spec_in_enclave(digest)
