@@ -81,7 +81,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quote_socket: str = ""
     """TDX: the socket of the host's quote generation service."""
     program: str = ""
-    """Which QEMU the template was made by, where one is handed over; see `keep_loader.machine.template`."""
+    """The file of QEMU that fits the template, where one is handed over; see `keep_loader.machine.template`."""
     why_cold: str = ""
     """Why there is no template to be cloned, where a machine could be a clone."""
 

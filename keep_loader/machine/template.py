@@ -55,7 +55,7 @@ class FrozenMachine:
 
 
 def program_identity(qemu: Path) -> str:
-    """Tells whether a program is the one that a template was made by, at next to no cost. Raises `OSError`."""
+    """Tells whether a program is still the one that the host has looked at, at next to no cost. Raises `OSError`."""
     status = qemu.stat()
     return f"{status.st_size}:{status.st_mtime_ns}"
 

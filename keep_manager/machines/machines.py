@@ -116,7 +116,7 @@ class Machines:
     def _template(
         self, spec: KeepSpec, survey: Survey, image: Manifest, files: dict[str, int]
     ) -> tuple[str | None, str]:
-        """Which QEMU made the template whose descriptors `files` has now, or why a machine cannot be a clone."""
+        """The QEMU of the template whose descriptors `files` has now, or why a machine cannot be a clone."""
         if spec.backend not in CLONED:
             return None, ""
         templates, limits = self._surveyor.templates, spec.limits

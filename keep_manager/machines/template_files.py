@@ -62,8 +62,6 @@ class TemplateManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: int
     key: TemplateKey
-    program: str
-    """See `keep_loader.machine.template.program_identity`."""
     memory_sha256: _Sha256
     state_sha256: _Sha256
 
@@ -73,7 +71,7 @@ def shape_text(memory: int, processors: int) -> str:
     return f"{memory} MiB and {processors} processor{'' if processors == 1 else 's'}"
 
 
-def write_template(folder: Path, key: TemplateKey, program: str, frozen: FrozenMachine) -> None:
+def write_template(folder: Path, key: TemplateKey, frozen: FrozenMachine) -> None:
     """Put a template into its folder below `folder`, in the place of an older one. Raises `OSError`."""
     new = folder / f"{key.folder}.new"
     shutil.rmtree(new, ignore_errors=True)
@@ -86,7 +84,7 @@ def write_template(folder: Path, key: TemplateKey, program: str, frozen: FrozenM
             os.fsync(target)
         finally:
             os.close(target)
-    manifest = TemplateManifest(MANIFEST_VERSION, key, program, digests[MEMORY], digests[STATE])
+    manifest = TemplateManifest(MANIFEST_VERSION, key, digests[MEMORY], digests[STATE])
     (new / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     remove_template(folder, key.folder)
     new.rename(folder / key.folder)

@@ -46,6 +46,7 @@ class OpenTemplate:
     memory: int
     state: int
     program: str
+    """The file of QEMU that was found to be the template's; see `keep_loader.machine.template.program_identity`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Templates:
     def write(self, key: TemplateKey, frozen: FrozenMachine) -> Path:
         """Keep a new template, in the place of one of the same shape; its folder. Raises `TemplateError`."""
         try:
-            write_template(self._folder, key, program_identity(self._qemu), frozen)
+            write_template(self._folder, key, frozen)
         except OSError as error:
             raise TemplateError(f"the template cannot be written: {error}") from None
         return self._folder / key.folder
@@ -136,7 +137,9 @@ class Templates:
         except TemplateError:
             self._forget(key.folder)
             raise
-        return OpenTemplate(os.dup(loaded.memory), os.dup(loaded.state), loaded.manifest.program)
+        # Empty where QEMU was replaced since the key was made: that is no file's identity, so the keep boots.
+        program = next((identity for identity, digest in self._programs.items() if digest == key.qemu), "")
+        return OpenTemplate(os.dup(loaded.memory), os.dup(loaded.state), program)
 
     def _usable(self, image: Manifest, accelerator: Accelerator) -> Iterator[str]:
         try:

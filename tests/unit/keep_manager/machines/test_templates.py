@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keep_image.manifest import Manifest, load_manifest
-from keep_loader.machine.template import FrozenMachine
+from keep_loader.machine.template import FrozenMachine, program_identity
 from keep_manager.errors import TemplateError
 from keep_manager.machines.settings import MachineSettings
 from keep_manager.machines.template_files import MANIFEST, MEMORY, STATE, TemplateKey
@@ -129,6 +129,12 @@ def test_a_template_of_another_qemu_is_not_used(host: Host) -> None:
     host.make()
     host.qemu.write_bytes(b"a later program")
     assert "is made by another QEMU" in host.refusal(host.key())
+
+
+def test_the_same_qemu_installed_once_more_goes_on_with_its_templates(host: Host) -> None:
+    host.make()
+    os.utime(host.qemu, ns=(1, 1))
+    assert host.open().program == program_identity(host.qemu)
 
 
 def test_a_template_of_another_accelerator_is_not_used(host: Host) -> None:
