@@ -94,7 +94,9 @@ class Monitor:
             return
         if not isinstance(message, dict):
             return
-        if (answer := self._asked.get(message.get("id", -1))) is not None and not answer.done():
+        number = message.get("id")
+        answer = self._asked.get(number) if isinstance(number, int) else None
+        if answer is not None and not answer.done():
             if isinstance(refusal := message.get("error"), dict):
                 answer.set_exception(MachineError(f"qemu-refused: {str(refusal.get('desc'))[:_MAX_REFUSAL]}"))
             else:

@@ -64,7 +64,8 @@ def ask(answers: list[bytes]) -> object:
 
 
 def test_an_answer_is_that_to_the_question_whatever_comes_before_it() -> None:
-    answers = [b'{"return":{}}\n', b'{"event":"STOP"}\n', b'{"return":{"status":"running"},"id":0}\n']
+    answers = [b'{"return":{}}\n', b'{"event":"STOP"}\n', b'{"return":{},"id":[0]}\n']
+    answers.append(b'{"return":{"status":"running"},"id":0}\n')
     assert ask(answers) == {"status": "running"}
 
 
