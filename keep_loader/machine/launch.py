@@ -120,10 +120,10 @@ async def launch(order: Order) -> Launched:
         disk = await _open_disk(order, ours)
         device, device_end = await _start_vsock_device(order, theirs)
         channel = _channel(order, connections.data_end) if device_end is None else VhostUserVsockChannel(device_end)
-        shape = _shape(order, connections, channel, tpm_end, disk)
         inherited = [*connections.ends, *order.files.values()]
         inherited += [descriptor for descriptor in (tpm_end, disk, device_end) if descriptor is not None]
         try:
+            shape = _shape(order, connections, channel, tpm_end, disk)
             qemu = Child("QEMU", arguments(shape), inherited)
         except MachineError:
             if device is not None:
