@@ -88,8 +88,9 @@ def _tls_alone(home: Home, keep: Keep) -> float:
         started = time.perf_counter()
         tls.sendall(f"PUT /nowhere HTTP/1.1\r\nHost: keep\r\nContent-Length: {_SIZE}\r\n\r\n".encode())
         tls.sendall(content)
-        while not tls.recv(65536).endswith(b"}"):
-            pass
+        while not (answer := tls.recv(65536)).endswith(b"}"):
+            if not answer:
+                raise RuntimeError("the keep hung up before the end of its refusal")
         # The peer's own end of TLS comes when it has read ours, which is behind all the rest.
         tls.unwrap()
         return time.perf_counter() - started
