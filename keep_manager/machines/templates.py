@@ -155,12 +155,14 @@ class Templates:
     def _program(self) -> str:
         try:
             identity = program_identity(self._qemu)
-            if identity not in self._programs:
+            if (digest := self._programs.get(identity)) is None:
                 with self._qemu.open("rb") as file:
-                    self._programs = {identity: hashlib.file_digest(file, "sha256").hexdigest()}
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                # Replaced as a whole: whoever looks at the host and whoever starts a keep are threads of their own.
+                self._programs = {identity: digest}
         except OSError as error:
             raise TemplateError(f"no-template: {self._qemu}: {error.strerror}") from None
-        return self._programs[identity]
+        return digest
 
     def _forget(self, name: str) -> None:
         if (loaded := self._loaded.pop(name, None)) is not None:
