@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +19,9 @@ _MOUNTS: Final = Path("/proc/self/mountinfo")
 _PARENTS: Final = (UNIT_MEMORY, SHARED_MEMORY)
 
 
-def memory_parent(parents: Sequence[Path] = _PARENTS) -> Path | None:
-    """The first of `parents` that is a mounted tmpfs; None where there is none.
+@functools.cache
+def memory_parent(parents: tuple[Path, ...] = _PARENTS) -> Path | None:
+    """The first of `parents` that is a mounted tmpfs; None where there is none. Looked up once: every run asks.
 
     proc_pid_mountinfo(5): the fifth field is the mount point; the type follows the hyphen.
     """
