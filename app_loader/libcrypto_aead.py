@@ -1,10 +1,11 @@
-"""AES-256-GCM and HKDF-SHA256 of the libcrypto that `app_loader.libcrypto` has found; for keeps that seal."""
+"""AES-256-GCM of the libcrypto that `app_loader.libcrypto` has found, and HKDF-SHA256; for keeps that seal."""
 
 from __future__ import annotations
 
 import ctypes
+import hmac
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_void_p
 from typing import Final, TypeVar
 
 from app_loader.errors import LibcryptoError
@@ -16,8 +17,7 @@ TAG_SIZE: Final = 16
 
 _GET_TAG: Final = 0x10
 _SET_TAG: Final = 0x11
-_UTF8_STRING: Final = 4
-_OCTET_STRING: Final = 5
+_SHA256_SIZE: Final = 32
 
 _T = TypeVar("_T")
 
@@ -34,52 +34,21 @@ _decrypt_final = _function("EVP_DecryptFinal_ex", c_int, c_void_p, c_void_p, POI
 _err_clear_error = _function("ERR_clear_error", None)
 
 
-class _Parameter(ctypes.Structure):
-    """`OSSL_PARAM`, OSSL_PARAM(3)."""
-
-    _fields_ = (
-        ("key", c_char_p),
-        ("data_type", c_uint),
-        ("data", c_void_p),
-        ("data_size", c_size_t),
-        ("return_size", c_size_t),
-    )
-
-
-_kdf_fetch = _function("EVP_KDF_fetch", c_void_p, c_void_p, c_char_p, c_char_p)
-_kdf_free = _function("EVP_KDF_free", None, c_void_p)
-_kdf_ctx_new = _function("EVP_KDF_CTX_new", c_void_p, c_void_p)
-_kdf_ctx_free = _function("EVP_KDF_CTX_free", None, c_void_p)
-_kdf_derive = _function("EVP_KDF_derive", c_int, c_void_p, c_void_p, c_size_t, POINTER(_Parameter))
-
-
 class AuthenticationError(LibcryptoError):
     """A tag does not fit: another key, another nonce, or anything that was changed."""
 
 
 def hkdf_sha256(key: bytes, *, salt: bytes, info: bytes, size: int = KEY_SIZE) -> bytes:
-    """`size` bytes by extract and expand, RFC 5869."""
-    kdf = _checked(_kdf_fetch(None, b"HKDF", None), "EVP_KDF_fetch")
-    context = None
-    try:
-        context = _checked(_kdf_ctx_new(kdf), "EVP_KDF_CTX_new")
-        given = (
-            (b"digest", _UTF8_STRING, b"SHA256"),
-            (b"key", _OCTET_STRING, key),
-            (b"salt", _OCTET_STRING, salt),
-            (b"info", _OCTET_STRING, info),
-        )
-        # The buffers must live until the derivation; the last, empty parameter ends the list.
-        buffers = [ctypes.create_string_buffer(value, len(value) + 1) for _, _, value in given]
-        parameters = (_Parameter * (len(given) + 1))()
-        for index, (name, kind, value) in enumerate(given):
-            parameters[index] = _Parameter(name, kind, ctypes.addressof(buffers[index]), len(value), 0)
-        derived = ctypes.create_string_buffer(size)
-        _checked(_kdf_derive(context, derived, size, parameters), "EVP_KDF_derive")
-        return derived.raw
-    finally:
-        _kdf_ctx_free(context)
-        _kdf_free(kdf)
+    """`size` bytes by extract and expand, RFC 5869.
+
+    By HMAC: to look up HKDF in OpenSSL, as every derivation would have to, takes longer than to derive the key.
+    """
+    pseudorandom = hmac.digest(salt, key, "sha256")
+    derived = block = b""
+    for number in range(1, -(-size // _SHA256_SIZE) + 1):
+        block = hmac.digest(pseudorandom, block + info + bytes([number]), "sha256")
+        derived += block
+    return derived[:size]
 
 
 def encrypt(key: bytes, nonce: bytes, plaintext: bytes, authenticated: bytes) -> bytes:

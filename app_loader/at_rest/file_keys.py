@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from app_loader.errors import LibcryptoError
 from app_loader.libcrypto_aead import hkdf_sha256
-from app_loader.sealing.errors import DamagedFileError, SealingError
+from app_loader.sealing.errors import DamagedFileError
 from app_loader.sealing.root_keys import KeyRing
 from keep_protocol.sealing_api import KeyKind
 
@@ -64,10 +63,7 @@ class FileKeys:
         return self._derive(root_kind, key_id.hex(), header, path)
 
     def _derive(self, kind: KeyKind, key_id: str, header: bytes, path: bytes) -> FileKey:
-        try:
-            return FileKey(header, hkdf_sha256(self._root(kind, key_id), salt=header, info=_INFO + path))
-        except LibcryptoError as error:
-            raise SealingError(f"OpenSSL does not derive keys: {error}") from None
+        return FileKey(header, hkdf_sha256(self._root(kind, key_id), salt=header, info=_INFO + path))
 
     def _root(self, kind: KeyKind, key_id: str) -> bytes:
         if (kind, key_id) not in self._roots:

@@ -167,10 +167,7 @@ def _authenticated(header: _Header) -> bytes:
 
 
 def _key(root: bytes, salt: bytes, purpose: str) -> bytes:
-    try:
-        return hkdf_sha256(root, salt=salt, info=_INFO + purpose.encode())
-    except LibcryptoError as error:
-        raise SealingError(f"OpenSSL does not derive keys: {error}") from None
+    return hkdf_sha256(root, salt=salt, info=_INFO + purpose.encode())
 
 
 def _member(of: type[_E], text: str, what: str) -> _E:
