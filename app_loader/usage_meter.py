@@ -27,7 +27,9 @@ class UsageMeter:
         Of one whose pid is not known yet, it is the first work, so there is nothing to forget.
         """
         if self._peak < 0 and pid is not None:
-            with contextlib.suppress(OSError):  # it is gone already, which is found out when it is asked
+            # It is gone already, which is found out when it is asked; or the kernel was built without this file, and
+            # the peak is that of the process's life.
+            with contextlib.suppress(OSError):
                 self._peak = os.open(f"/proc/{pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
         if self._peak >= 0:
             with contextlib.suppress(OSError):
